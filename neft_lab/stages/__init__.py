@@ -1,0 +1,221 @@
+"""The table of stages: what each reads, what it needs, which outside inputs it has, and which function runs it.
+
+A stage's function has the signature ``(config, inputs, output, progress) -> Metrics``. It is handed only the part
+of the configuration that is in its key (plus fields declared neutral); asking for another part raises.
+Metrics are flat numbers, named as the columns of ``leaderboard.csv``: ``win_rate``, and where there is an
+interval ``win_rate_low``, ``win_rate_high``, ``win_rate_n``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from neft_lab.config import (
+    AnalysisConfig,
+    DatasetConfig,
+    FinetuneConfig,
+    GenerationConfig,
+    GenerationSource,
+    JudgeConfig,
+    JudgeKind,
+    LeaderboardConfig,
+    Method,
+    ModelConfig,
+    NoiseConfig,
+    NoiseKind,
+    NoiseLength,
+    NoisePlace,
+    NoiseScale,
+    NoiseSchedule,
+    NoiseStrength,
+    RunConfig,
+)
+from neft_lab.sources import (
+    Source,
+    dataset_source,
+    file_source,
+    instructions_source,
+    model_source,
+    tasks_source,
+)
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a step finds on this machine: folders of the steps before it, outside sources, the device."""
+
+    device: str
+    train: Path | None = None
+    generate: Path | None = None
+    sources: Mapping[str, Source] = field(default_factory=dict)
+
+
+class Projection:
+    """The part of a run's configuration that is in one stage's key."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        stage = type(self).__name__.removesuffix("Inputs").lower()
+        raise AttributeError(f"stage {stage} reads '{name}', which is not in its key; declare it in stages/__init__.py")
+
+
+@dataclass
+class TrainInputs(Projection):
+    model: ModelConfig
+    finetune: FinetuneConfig
+    dataset: DatasetConfig | None
+    noise: NoiseConfig | None
+    seed: int
+
+
+@dataclass
+class GenerateInputs(Projection):
+    generation: GenerationConfig
+
+
+@dataclass
+class JudgeInputs(Projection):
+    judge: JudgeConfig
+
+
+@dataclass
+class LeaderboardInputs(Projection):
+    leaderboard: LeaderboardConfig
+
+
+@dataclass
+class AnalyzeInputs(Projection):
+    analysis: AnalysisConfig
+    dataset: DatasetConfig
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the table. A change of ``version`` makes every earlier result of the stage stale."""
+
+    name: str
+    version: int
+    inputs: type
+    project: Callable[[RunConfig], Any]
+    needs: Callable[[RunConfig], tuple[str, ...]]
+    sources: Callable[[RunConfig], dict[str, Source]]
+    wanted: Callable[[RunConfig], bool]
+    title: Callable[[RunConfig], str]
+    function: str
+    """``module:function``, imported when a step runs."""
+
+
+SILENT = NoiseConfig(
+    name="none",
+    kind=NoiseKind.none,
+    alpha=0.0,
+    scale=NoiseScale.raw,
+    length=NoiseLength.sample,
+    place=NoisePlace.both,
+    strength=NoiseStrength.alpha,
+    frozen=False,
+    schedule=NoiseSchedule.constant,
+    symmetric=False,
+)
+"""The one canonical form of "no noise"."""
+
+
+def _project_train(config: RunConfig) -> TrainInputs:
+    if config.finetune.method is Method.none:
+        return TrainInputs(config.model, config.finetune, dataset=None, noise=None, seed=0)
+    noise = SILENT if config.noise.silent else config.noise
+    return TrainInputs(config.model, config.finetune, config.dataset, noise, config.seed)
+
+
+def _train_sources(config: RunConfig) -> dict[str, Source]:
+    found = {"model": model_source(config.model)}
+    if config.finetune.method is not Method.none:
+        found["dataset"] = dataset_source(config.dataset)
+    return found
+
+
+def _generate_sources(config: RunConfig) -> dict[str, Source]:
+    generation = config.generation
+    if generation.source is GenerationSource.file:
+        return {"outputs": file_source(generation.outputs, name="generation.outputs")}
+    where = instructions_source(generation.instructions, generation.split, name="generation.instructions")
+    return {"instructions": where}
+
+
+def _judge_sources(config: RunConfig) -> dict[str, Source]:
+    judge = config.judge
+    if judge.kind is JudgeKind.file:
+        return {"annotations": file_source(judge.annotations, name="judge.annotations")}
+    found = {"reference": instructions_source(judge.reference, config.generation.split, name="judge.reference")}
+    if judge.model is not None:
+        found["judge_model"] = model_source(judge.model, name="judge.model")
+    return found
+
+
+def _analyze_sources(config: RunConfig) -> dict[str, Source]:
+    train = dataset_source(config.dataset)
+    held_out = instructions_source("starter", "validation", name="dataset")
+    return {"dataset": train, "held_out": held_out}
+
+
+def _model_title(config: RunConfig) -> str:
+    if config.finetune.method is Method.none:
+        return f"{config.model.name}-base"
+    noise = "plain" if config.noise.silent else f"{config.noise.name}{config.noise.alpha:g}"
+    return f"{config.model.name}-{config.dataset.name}-{noise}-seed{config.seed}"
+
+
+def _outputs_title(config: RunConfig) -> str:
+    if config.generation.source is GenerationSource.file:
+        return config.generation.name
+    return f"{_model_title(config)}-{config.generation.name}"
+
+
+def _from_model(config: RunConfig) -> tuple[str, ...]:
+    return () if config.generation.source is GenerationSource.file else ("train",)
+
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            name="train", version=1, inputs=TrainInputs, project=_project_train, needs=lambda config: (),
+            sources=_train_sources, wanted=lambda config: True, title=_model_title,
+            function="neft_lab.stages.train:train",
+        ),
+        Stage(
+            name="generate", version=1, inputs=GenerateInputs,
+            project=lambda config: GenerateInputs(config.generation), needs=_from_model, sources=_generate_sources,
+            wanted=lambda config: True, title=_outputs_title, function="neft_lab.stages.generate:generate",
+        ),
+        Stage(
+            name="judge", version=1, inputs=JudgeInputs, project=lambda config: JudgeInputs(config.judge),
+            needs=lambda config: ("generate",), sources=_judge_sources,
+            wanted=lambda config: config.judge.kind is not JudgeKind.none,
+            title=lambda config: f"{_outputs_title(config)}-{config.judge.name}",
+            function="neft_lab.stages.judge:judge",
+        ),
+        Stage(
+            name="leaderboard", version=1, inputs=LeaderboardInputs,
+            project=lambda config: LeaderboardInputs(config.leaderboard), needs=lambda config: ("train",),
+            sources=lambda config: {"tasks": tasks_source(config.leaderboard)},
+            wanted=lambda config: bool(config.leaderboard.tasks),
+            title=lambda config: f"{_model_title(config)}-{config.leaderboard.name}",
+            function="neft_lab.stages.leaderboard:leaderboard",
+        ),
+        Stage(
+            name="analyze", version=1, inputs=AnalyzeInputs,
+            project=lambda config: AnalyzeInputs(config.analysis, replace(config.dataset)),
+            needs=lambda config: ("train",), sources=_analyze_sources,
+            wanted=lambda config: config.analysis.rows > 0,
+            title=lambda config: f"{_model_title(config)}-{config.analysis.name}",
+            function="neft_lab.stages.analyze:analyze",
+        ),
+    )
+}  # fmt: skip

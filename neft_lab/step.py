@@ -1,0 +1,144 @@
+"""One step from its frozen JSON alone: ``python -m neft_lab.step results/work/<stage>-<key>/step.json``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+from filelock import FileLock
+from omegaconf import OmegaConf
+
+from neft_lab.config import UserError
+from neft_lab.environment import environment_class, git_commit, package_versions, resolve_device
+from neft_lab.progress import Listener, Progress
+from neft_lab.sources import Source
+from neft_lab.stages import STAGES, Inputs, Metrics
+from neft_lab.store import SCHEMA, Store, read_json, write_json
+
+USES_NO_DEVICE = {"file", "longest", "random"}
+
+
+class StepFailed(Exception):
+    """A step that ended in an error, told in one line; the traceback is in its error.json."""
+
+
+def run_step(store: Store, stage: str, key: str, *, listener: Listener | None = None) -> Path:
+    """Run the step whose step.json lies in its work folder, unless it is done; the finished step's folder.
+
+    Waits while another process runs the same step. Raises StepFailed after writing error.json.
+    """
+    lock = store.lock_file(stage, key)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        done = store.find(stage, key)
+        if done is None:
+            frozen = read_json(store.work(stage, key) / "step.json")
+            done = store.adopt(stage, key, frozen["name"]) or _run_locked(store, frozen, listener)
+        return done
+
+
+def _run_locked(store: Store, frozen: dict[str, Any], listener: Listener | None) -> Path:
+    stage, key = frozen["stage"], frozen["key"]
+    work = store.work(stage, key)
+    try:
+        started = time.perf_counter()
+        began = datetime.now(UTC).isoformat(timespec="seconds")
+        inputs = _find_inputs(store, frozen)
+        metrics, resolved = _call_stage(frozen, inputs, Progress(work, listener=listener))
+        record = {
+            **{name: frozen[name] for name in ("stage", "key", "name", "version", "config", "needs", "sources")},
+            "schema": SCHEMA,
+            "status": "done",
+            "metrics": metrics,
+            "resolved": resolved,
+            "environment": environment_class(inputs.device),
+            "packages": package_versions(),
+            "commit": git_commit(),
+            "started": began,
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+        return store.publish(stage, key, frozen["name"], record)
+    except Exception as error:
+        _write_error(work, error)
+        raise StepFailed(_one_line(error)) from error
+
+
+def _find_inputs(store: Store, frozen: dict[str, Any]) -> Inputs:
+    folders: dict[str, Path] = {}
+    for stage, key in frozen["needs"].items():
+        folder = store.find(stage, key)
+        if folder is None:
+            raise UserError(f"{frozen['stage']} {frozen['key']} needs {stage} {key}, which is not done; run it first")
+        folders[stage] = folder
+    sources = {name: Source(**source) for name, source in frozen["sources"].items()}
+    return Inputs(device=_device(frozen), sources=sources, **folders)
+
+
+def _device(frozen: dict[str, Any]) -> str:
+    part = next(iter(frozen["config"].values()))
+    if isinstance(part, dict) and (part.get("source") in USES_NO_DEVICE or part.get("kind") in USES_NO_DEVICE):
+        return "none"
+    return resolve_device(frozen["device"])
+
+
+def _call_stage(frozen: dict[str, Any], inputs: Inputs, progress: Progress) -> tuple[Metrics, dict[str, Any]]:
+    stage = STAGES[frozen["stage"]]
+    if stage.version != frozen["version"]:
+        raise UserError(f"step.json is of version {frozen['version']} of {stage.name}, this program has {stage.version}")
+    module, _, name = stage.function.partition(":")
+    function = cast(Callable[..., Metrics], getattr(importlib.import_module(module), name))
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(stage.inputs), frozen["config"]))
+    metrics = function(config, inputs, progress.output, progress)
+    return {name: float(value) for name, value in metrics.items()}, progress.resolved
+
+
+def _write_error(work: Path, error: Exception) -> None:
+    told = {
+        "type": type(error).__name__,
+        "message": _one_line(error),
+        "user": isinstance(error, UserError),
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "traceback": traceback.format_exception(error),
+    }
+    try:
+        write_json(work / "error.json", told)
+    except OSError as second:  # a full disk cannot take the report either; the caller still tells it
+        print(f"error.json could not be written: {second}", file=sys.stderr)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == 28:
+        return f"no space left on the disk ({error.filename or 'results folder'}); free some and run the same command again"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else "no message"
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+
+
+def main(arguments: list[str]) -> int:
+    """``python -m neft_lab.step FILE``: 0 done, 1 failed, 2 no such step."""
+    if len(arguments) != 1 or not Path(arguments[0]).is_file():
+        print("usage: python -m neft_lab.step results/work/<stage>-<key>/step.json", file=sys.stderr)
+        return 2
+    path = Path(arguments[0]).resolve()
+    frozen = read_json(path)
+    store = Store(path.parents[2])
+    if path.parent != store.work(frozen["stage"], frozen["key"]):
+        print(f"{path} must lie in results/work/{frozen['stage']}-{frozen['key']}/", file=sys.stderr)
+        return 2
+    try:
+        folder = run_step(store, frozen["stage"], frozen["key"])
+    except StepFailed as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
