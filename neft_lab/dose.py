@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, distributed, nn
@@ -81,7 +82,7 @@ class ChangedTokens:
 
     @property
     def share(self) -> float:
-        """changed / tokens, 0 to 1."""
+        """From 0 to 1."""
         return self.changed / self.tokens if self.tokens else 0.0
 
 
@@ -99,10 +100,10 @@ def count_changed_tokens(
 ) -> ChangedTokens:
     """Count the real tokens of a sample whose nearest vocabulary row changes under the noise.
 
-    input_ids (b, t) on the device of ``embedding``, which is what ``get_input_embeddings()`` returns; the rest
-    as for ``sample_noise``. Nearest in L2, in float32 (paper, figure 6: none of 5200 Alpaca rows up to alpha
-    15). A token whose row has an exact twin is not changed by it. Costs n times the whole vocabulary: a few
-    hundred tokens are plenty.
+    embedding: what ``get_input_embeddings()`` returns. input_ids (b, t), on its device. The rest as for
+    ``sample_noise``. Nearest in L2, in float32 (paper, figure 6: no token of 5200 Alpaca rows up to alpha 15).
+    A token whose row has an exact twin is not changed by it. Every token is compared with the whole
+    vocabulary: a few hundred tokens are plenty.
     """
     embeddings = embedding(input_ids)
     noise = sample_noise(
@@ -122,7 +123,7 @@ def count_changed_tokens(
 
 def _nearer_to_another(vectors: Tensor, token_ids: Tensor, embedding: nn.Module) -> Tensor:
     """Whether each vector (n, d) is nearer to another row than to that of its own token (n,)."""
-    vocabulary = torch.arange(embedding.weight.shape[0], device=vectors.device)
+    vocabulary = torch.arange(len(cast(Tensor, embedding.weight)), device=vectors.device)
     best = torch.full((len(vectors),), math.inf, device=vectors.device)
     own = best.clone()
     for ids in torch.split(vocabulary, _VOCABULARY_CHUNK):

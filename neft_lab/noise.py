@@ -56,9 +56,9 @@ def sample_noise(
     changes neither an example's length nor the noise of the tokens that keep theirs.
     progress: 0 to 1 of the training, for a schedule.
 
-    The half width of uniform noise is ``alpha / sqrt(L d)``, with L by ``config.length``: ``sample``, the real
-    tokens of the example (the paper's code); ``padded``, t (its README, transformers); ``packed_row``, the
-    real tokens of the whole micro-batch (TRL with packing, which flattens it into one row); ``none``, 1.
+    The half width of uniform noise is ``alpha / sqrt(L d)``, where ``config.length`` says L: ``sample``, the
+    real tokens of the example (the paper's code); ``padded``, t (its README, transformers); ``packed_row``,
+    the real tokens of the whole micro-batch (TRL with packing, which flattens it into one row); ``none``, 1.
     Strength ``sigma`` makes it alpha itself, ``proportional`` alpha times the RMS of the example's
     embeddings. ``raw`` Gaussian noise takes it for its standard deviation and ``raw`` Rademacher noise for
     its step; ``matched`` divides both by sqrt(3), which gives them the second moment of the uniform kind.
@@ -141,8 +141,8 @@ def _require_fit(
 ) -> None:
     if embeddings.dim() != 3 or embeddings.shape[:2] != attention_mask.shape:
         raise ValueError(
-            f"embeddings have shape {tuple(embeddings.shape)} and attention_mask {tuple(attention_mask.shape)}: "
-            "expected (b, t, d) and (b, t)"
+            f"embeddings must be (b, t, d) and attention_mask (b, t), got {tuple(embeddings.shape)} and "
+            f"{tuple(attention_mask.shape)}"
         )
     if len(examples.lengths) != len(generators):
         raise ValueError(

@@ -55,8 +55,8 @@ class EmbeddingNoise:
     model as it was. On exit the hook is gone, and a saved model never had it. Random numbers come from
     generators of their own: dropout and shuffling see the same stream at every alpha.
 
-    model: a causal LM of transformers, as it is, under PEFT, or wrapped for data-parallel training. Wrap it in
-    PEFT first; the adapter may replace the embedding module.
+    model: a causal LM of transformers, as it is, under PEFT, or wrapped for data-parallel training. Adapters
+    come first: they may replace the embedding module.
     """
 
     def __init__(self, model: nn.Module, config: NoiseConfig, *, seed: int) -> None:
@@ -107,7 +107,7 @@ class EmbeddingNoise:
         if self._waiting is not None:
             raise RuntimeError(
                 f"embedding noise was armed for micro-batch {self.armed}, which ran without it: run the model "
-                "in training mode, with gradients, and on input_ids (inputs_embeds passes the embedding by)"
+                "in training mode, with gradients, on input_ids (inputs_embeds passes the embedding by)"
             )
         ids = list(example_ids)
         if self._config.symmetric and (len(ids) % 2 or ids[: len(ids) // 2] != ids[len(ids) // 2 :]):
@@ -116,7 +116,7 @@ class EmbeddingNoise:
         self.armed += 1
 
     def check(self, expected: int) -> None:
-        """Raise RuntimeError unless each of ``expected`` training micro-batches was armed and got its noise."""
+        """Raise RuntimeError unless ``expected`` training micro-batches were armed and all got their noise."""
         if self._config.silent or self.armed == self.fired == expected:
             return
         raise RuntimeError(

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from neft_lab.config import UserError
 from neft_lab.environment import environment_class, git_commit, package_versions, resolve_device
 from neft_lab.progress import Listener, Progress
+from neft_lab.quiet import quiet_libraries
 from neft_lab.sources import Source
 from neft_lab.stages import STAGES, Inputs, Metrics
 from neft_lab.store import SCHEMA, Store, read_json, write_json
@@ -91,6 +92,7 @@ def _call_stage(frozen: dict[str, Any], inputs: Inputs, progress: Progress) -> t
     stage = STAGES[frozen["stage"]]
     if stage.version != frozen["version"]:
         raise UserError(f"step.json is of version {frozen['version']} of {stage.name}, this program has {stage.version}")
+    quiet_libraries()
     module, _, name = stage.function.partition(":")
     function = cast(Callable[..., Metrics], getattr(importlib.import_module(module), name))
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(stage.inputs), frozen["config"]))

@@ -49,7 +49,8 @@ def _check_axes(axes: Mapping[str, list[Any]], sweep: SweepConfig, fixed: Mappin
     both = set(sweep.axes) & set(sweep.zip)
     if both:
         raise UserError(f"sweep.axes and sweep.zip both name {sorted(both)[0]}; keep it in one")
-    swept_groups = {name for name in [*axes, *sweep.zip] if name in groups()}
+    swept = {**axes, **sweep.zip}
+    swept_groups = {name for name in swept if name in groups() and name not in fixed and len(swept[name]) > 1}
     for name in fixed:
         top = name.split(".")[0]
         if name not in axes and "." in name and top in swept_groups:

@@ -1,0 +1,279 @@
+"""The ledger of judgements: what was asked of whom and what came back, kept for good.
+
+A folder of SQLite files, one per host, written ahead; every process of a host appends to its host's file,
+and all of them read the files together. Rows are only ever added. A judgement is on disk before its
+verdict is used, so a kill costs at most the requests in flight.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import sqlite3
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from neft_lab.judging.foreign import query_foreign
+from neft_lab.store import canonical_json
+
+SCHEMA = 1
+FOLDER = "judgements"
+"""Name of the ledger's folder below the results folder."""
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS texts (digest TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS judgements (
+  id INTEGER PRIMARY KEY, key TEXT NOT NULL,
+  instruction TEXT NOT NULL, reference TEXT NOT NULL, output TEXT NOT NULL,
+  switched INTEGER NOT NULL, judge TEXT NOT NULL, prompt TEXT NOT NULL, decoding TEXT NOT NULL, draw INTEGER NOT NULL,
+  preference REAL, raw_completion TEXT, tokens_in INTEGER, tokens_out INTEGER, usd REAL,
+  model_version TEXT, answered_at TEXT NOT NULL, seconds REAL, origin TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS judgements_by_key ON judgements (key);
+CREATE INDEX IF NOT EXISTS judgements_by_judge ON judgements (judge, draw);
+CREATE TABLE IF NOT EXISTS failures (id INTEGER PRIMARY KEY, key TEXT NOT NULL, run TEXT NOT NULL, reason TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS failures_by_key ON failures (key);
+CREATE TABLE IF NOT EXISTS reservations (id INTEGER PRIMARY KEY, usd REAL NOT NULL, made_at TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS spent (usd REAL NOT NULL);
+INSERT INTO spent SELECT 0.0 WHERE NOT EXISTS (SELECT 1 FROM spent);
+"""
+_COLUMNS = (
+    "key, preference, raw_completion, tokens_in, tokens_out, usd, model_version, answered_at, seconds, origin, "
+    "switched, judge, draw, instruction, reference, output"
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What identifies a judgement: the pair, the order shown, who is asked, with which words, decoded how."""
+
+    instruction: str
+    reference: str
+    output: str
+    switched: bool
+    judge: str
+    prompt: str
+    """SHA-256 of the prompt template."""
+    decoding: str
+    draw: int = 0
+    """0 for the verdict that counts; 1, 2, ... for asking the same again."""
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 of all fields."""
+        fields = [self.instruction, self.reference, self.output, self.switched, self.judge, self.prompt]
+        return _digest(canonical_json([*fields, self.decoding, self.draw]))
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One answer of a judge, with or without a verdict in it."""
+
+    preference: float | None
+    raw_completion: Any
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    usd: float | None = None
+    model_version: str | None = None
+    """The model that says it answered, which is not always the one that was asked for."""
+    answered_at: str = ""
+    """UTC, ISO 8601; empty: now."""
+    seconds: float | None = None
+    origin: str = "asked"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A judgement read back, with its pair."""
+
+    key: str
+    instruction: str
+    reference: str
+    output: str
+    switched: bool
+    judge: str
+    draw: int
+    judgement: Judgement
+
+
+class BudgetSpent(Exception):
+    """Another request could take the folder's judging above its limit in dollars."""
+
+
+class JudgementLedger:
+    """All judgements of a results folder; safe for several processes and hosts at a time.
+
+    Args:
+        folder: where the hosts' files are; made when it is not there.
+        host: name of this host's file; told from the machine when left out.
+    """
+
+    def __init__(self, folder: str | Path, *, host: str | None = None) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.file = self.folder / f"{host or _host()}.sqlite"
+        self._database = sqlite3.connect(self.file, timeout=60, isolation_level=None)
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA synchronous = FULL")
+        with self._transaction():
+            for statement in filter(str.strip, _TABLES.split(";")):
+                self._database.execute(statement)
+            self._database.execute(f"PRAGMA user_version = {SCHEMA}")
+
+    def __enter__(self) -> JudgementLedger:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close this host's file; the last process to do so folds the write-ahead log into it."""
+        self._database.close()
+
+    def find(self, keys: Iterable[str], *, everywhere: bool = True) -> dict[str, list[Judgement]]:
+        """Judgements by key, oldest first; without `everywhere` those of this host alone, which is quicker."""
+        wanted = list(dict.fromkeys(keys))
+        found: dict[str, list[Judgement]] = defaultdict(list)
+        for entry in self._select("key IN (SELECT value FROM json_each(?))", (json.dumps(wanted),), everywhere, texts=False):
+            found[entry.key].append(entry.judgement)
+        return dict(found)
+
+    def entries(self, *, judge: str | None = None, draw: int | None = None) -> list[Entry]:
+        """All judgements (of one judge, of one draw) of all hosts with their texts, oldest first."""
+        condition = "(?1 IS NULL OR judge = ?1) AND (?2 IS NULL OR draw = ?2)"
+        return self._select(condition, (judge, draw), everywhere=True, texts=True)
+
+    def record(self, question: Question, judgement: Judgement, *, reservation: int | None = None) -> None:
+        """Store one judgement; it is on disk when this returns. Frees the reservation made for it."""
+        self.record_all([(question, judgement)], reservation=reservation)
+
+    def record_all(
+        self, judgements: Sequence[tuple[Question, Judgement]], *, reservation: int | None = None
+    ) -> None:
+        """Store judgements together: all of them, or none."""
+        with self._transaction():
+            for question, judgement in judgements:
+                self._insert(question, judgement)
+            if reservation is not None:
+                self._database.execute("DELETE FROM reservations WHERE id = ?", (reservation,))
+
+    def record_failure(self, key: str, *, run: str, reason: str) -> None:
+        """Store that a run gave a question up without an answer."""
+        with self._transaction():
+            self._database.execute("INSERT INTO failures (key, run, reason) VALUES (?, ?, ?)", (key, run, reason))
+
+    def failed_runs(self, keys: Iterable[str]) -> dict[str, dict[str, str]]:
+        """For each question that was given up: the runs of this host that did, and why."""
+        found: dict[str, dict[str, str]] = defaultdict(dict)
+        query = "SELECT key, run, reason FROM failures WHERE key IN (SELECT value FROM json_each(?)) ORDER BY id"
+        for key, run, reason in self._database.execute(query, (json.dumps(list(keys)),)):
+            found[key][run] = reason
+        return dict(found)
+
+    def reserve(self, usd: float, *, limit: float) -> int:
+        """Set dollars aside for a request about to be sent.
+
+        A reservation whose answer never came stays counted: the service may have charged for it.
+
+        Raises:
+            BudgetSpent: spent and reserved dollars of all hosts would exceed the limit.
+        """
+        with self._transaction():
+            committed = self.committed()
+            if committed + usd > limit + 1e-12:
+                raise BudgetSpent(f"${committed:.4f} of ${limit:g} are spent or on their way, a request may cost ${usd:.4f}")
+            made = self._database.execute("INSERT INTO reservations (usd, made_at) VALUES (?, ?)", (usd, _now()))
+            return int(made.lastrowid or 0)
+
+    def release(self, reservation: int) -> None:
+        """Give back what was set aside for a request that certainly cost nothing."""
+        with self._transaction():
+            self._database.execute("DELETE FROM reservations WHERE id = ?", (reservation,))
+
+    def spent(self) -> float:
+        """Dollars that all judgements of all hosts cost together."""
+        return self._sum("SELECT usd FROM spent")
+
+    def committed(self) -> float:
+        """Dollars spent, and those set aside for answers that have not come."""
+        return self.spent() + self._sum("SELECT coalesce(sum(usd), 0) FROM reservations")
+
+    def _sum(self, query: str) -> float:
+        own: float = self._database.execute(query).fetchone()[0]
+        return own + sum(row[0] for file in self._others() for row in query_foreign(file, query))
+
+    def _insert(self, question: Question, judgement: Judgement) -> None:
+        texts = (question.instruction, question.reference, question.output)
+        digests = [_digest(text) for text in texts]
+        self._database.executemany("INSERT OR IGNORE INTO texts VALUES (?, ?)", zip(digests, texts, strict=True))
+        raw = None if judgement.raw_completion is None else json.dumps(judgement.raw_completion)
+        self._database.execute(
+            "INSERT INTO judgements (key, instruction, reference, output, switched, judge, prompt, decoding, draw, "
+            "preference, raw_completion, tokens_in, tokens_out, usd, model_version, answered_at, seconds, origin) "
+            f"VALUES ({', '.join('?' * 18)})",
+            (
+                question.key, *digests, question.switched, question.judge, question.prompt, question.decoding, question.draw,
+                judgement.preference, raw, judgement.tokens_in, judgement.tokens_out, judgement.usd,
+                judgement.model_version, judgement.answered_at or _now(), judgement.seconds, judgement.origin,
+            ),
+        )  # fmt: skip
+        if judgement.usd and judgement.origin == "asked":
+            self._database.execute("UPDATE spent SET usd = usd + ?", (judgement.usd,))
+
+    def _select(self, condition: str, values: tuple[Any, ...], everywhere: bool, *, texts: bool) -> list[Entry]:
+        columns = _COLUMNS
+        if texts:
+            for name in ("instruction", "reference", "output"):
+                columns = columns.replace(name, f"(SELECT text FROM texts WHERE digest = {name})")
+        query = f"SELECT {columns} FROM judgements WHERE {condition} ORDER BY id"
+        rows = self._database.execute(query, values).fetchall()
+        if everywhere:
+            rows += [row for file in self._others() for row in query_foreign(file, query, values)]
+        entries = [_entry(row) for row in rows]
+        return sorted(entries, key=lambda entry: entry.judgement.answered_at)
+
+    def _others(self) -> list[Path]:
+        return [file for file in sorted(self.folder.glob("*.sqlite")) if file != self.file]
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._database.execute("ROLLBACK")
+            raise
+        self._database.execute("COMMIT")
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    key, preference, raw, tokens_in, tokens_out, usd, version, answered_at, seconds, origin = row[:10]
+    completion = None if raw is None else json.loads(raw)
+    judgement = Judgement(preference, completion, tokens_in, tokens_out, usd, version, answered_at, seconds, origin)
+    switched, judge, draw, instruction, reference, output = row[10:]
+    return Entry(key, instruction, reference, output, bool(switched), judge, draw, judgement)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _host() -> str:
+    """Name and network address of this machine: names alone repeat among containers and laptops."""
+    address = uuid.getnode()
+    random_address = address >> 40 & 1  # no network card: the number is another one in every process
+    name = re.sub(r"[^A-Za-z0-9.-]+", "_", platform.node()) or "host"
+    return name if random_address else f"{name}-{address:012x}"

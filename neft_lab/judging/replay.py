@@ -1,0 +1,68 @@
+"""The file judge: verdicts that somebody stored in AlpacaEval's annotations format."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from neft_lab.config import UserError
+from neft_lab.judging.pairs import DRAW, Pair, Row, Verdict, read_preference
+
+Parser = Callable[[Row], float | None]
+"""From a stored annotation to the preference its raw completion stands for."""
+
+
+def replay(
+    outputs: Sequence[Row], annotations: Sequence[Row], *, parse: Parser | None = None
+) -> tuple[list[Pair], list[Verdict]]:
+    """Stored verdicts on the outputs, in their order; the annotations bring the reference answers along.
+
+    A verdict counts only where instruction and answer are both equal to what was judged. Rows whose stored
+    preference is null become holes. With `parse`, preferences are read anew from the raw completions.
+
+    Raises:
+        UserError: an output that was never judged.
+    """
+    stored: dict[tuple[str, str], deque[Row]] = defaultdict(deque)
+    for row in annotations:
+        stored[row["instruction"], row["output_2"]].append(row)
+    pairs, verdicts = [], []
+    for output in outputs:
+        matches = stored[output["instruction"], output["output"]]
+        if not matches:
+            raise UserError(_unjudged(output, annotations))
+        row = matches.popleft()
+        pairs.append(_pair(row, output))
+        verdicts.append(_verdict(row, pairs[-1], parse))
+    return pairs, verdicts
+
+
+def _unjudged(output: Row, annotations: Sequence[Row]) -> str:
+    known = any(row["instruction"] == output["instruction"] for row in annotations)
+    what = "another answer" if known else "no answer"
+    return (
+        f"judge.annotations holds {what} to {output['instruction'][:60]!r} than generation.outputs does; "
+        "both files must come from the same model"
+        if known
+        else f"judge.annotations holds no verdict on {output['instruction'][:60]!r}, which generation.outputs contains"
+    )
+
+
+def _pair(row: Row, output: Row) -> Pair:
+    return Pair(
+        instruction=row["instruction"],
+        reference=row["output_1"],
+        output=row["output_2"],
+        reference_generator=row.get("generator_1") or "reference",
+        generator=output.get("generator") or row.get("generator_2") or "model",
+        dataset=row.get("dataset"),
+    )
+
+
+def _verdict(row: Row, pair: Pair, parse: Parser | None) -> Verdict:
+    if pair.identical:
+        return DRAW
+    raw: Any = row.get("raw_completion")
+    preference = read_preference(row.get("preference")) if parse is None else parse(row)
+    return Verdict(preference, raw, None if preference is not None else "no verdict in the file")

@@ -1,0 +1,163 @@
+"""Differences between two arms on the same instructions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from neft_lab.statistics.scores import (
+    Floats,
+    Labels,
+    as_rows,
+    as_scores,
+    find_complete,
+    number_clusters,
+    weigh_items,
+)
+from neft_lab.statistics.spread import Spread, measure_spread
+
+DeclaredTest = Literal["sign_flip", "mcnemar"]
+TestName = Literal["sign_flip", "mcnemar_mid_p", "crossed_t", "resampled_t"]
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Mean of a - b over the same instructions, in points, with its 95 % interval and the p-value of no difference."""
+
+    value: float
+    standard_error: float
+    low: float
+    high: float
+    p_value: float
+    n: int
+    """Instructions or documents scored in both arms and every seed."""
+    dropped: int
+    """Those left out because a score is missing somewhere."""
+    seeds: int
+    about: Literal["checkpoints", "arms"]
+    """With one seed per arm: these two checkpoints. With more: the two ways of training."""
+    test: TestName
+    spread: Spread
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """The interval at another confidence level."""
+        half = self.spread.half_width(level)
+        return self.value - half, self.value + half
+
+
+def paired_difference(
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    clusters: Labels | None = None,
+    macro: bool = False,
+    test: DeclaredTest = "sign_flip",
+    scale: float = 100.0,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> PairedDifference:
+    """Compare two arms: a - b in percentage points.
+
+    `a`, `b`: scores in [0, 1], shape (items,) for one training seed or (seeds, items) with the same seeds in the same
+    rows; NaN is a hole. A seed without any score in one arm is left out of both, then any item with a hole anywhere.
+    `clusters` and `macro` as in `accuracy`. `test` declares the test of a single seed by the kind of metric, not by the values seen: `sign_flip`
+    (permutation; preferences, graded scores, anything in clusters) or `mcnemar` (mid-p; 0/1). With several seeds the
+    test is a t test that takes both seeds and instructions as sampled, corrected for few seeds. `scale=1` compares
+    quantities of any range in their own unit: losses, lengths.
+    """
+    read = as_scores if scale == 100 else as_rows
+    left, right = read(a), read(b)
+    if left.shape != right.shape:
+        raise ValueError(f"arms must have the same seeds and items, got {left.shape} and {right.shape}")
+    kept, complete = find_complete(left, right)
+    groups = number_clusters(clusters, complete)
+    left, right = left[kept][:, complete], right[kept][:, complete]
+    (seeds, n), asked = left.shape, len(complete)
+    if n < 2:
+        return summarize(math.nan, Spread(0.0, math.nan, seeds, n), math.nan, "sign_flip", n=n, asked=asked)
+    differences = scale * (left - right)
+    weights = weigh_items(groups, n, macro=macro)
+    spread = measure_spread(differences, clusters=groups, weights=weights)
+    if scale == 100 and not (differences % 50).any():
+        spread = _keep_width(spread, n)
+    value = float((differences * weights).mean())
+    if seeds > 1:
+        return summarize(value, spread, spread.p_value(value), "crossed_t", n=n, asked=asked)
+    if test == "mcnemar":
+        p_value = mcnemar_mid_p(left[0], right[0], clusters=groups)
+        return summarize(value, spread, p_value, "mcnemar_mid_p", n=n, asked=asked)
+    sums = np.bincount(np.arange(n) if groups is None else groups, differences[0] * weights)
+    p_value = sign_flip_p(sums, resamples=resamples, seed=seed)
+    return summarize(value, spread, p_value, "sign_flip", n=n, asked=asked)
+
+
+def summarize(
+    value: float, spread: Spread, p_value: float, test: TestName, *, n: int, asked: int
+) -> PairedDifference:
+    """Put a difference and its spread into a record; `n` of the `asked` items were scored."""
+    half = spread.half_width()
+    return PairedDifference(
+        value=value,
+        standard_error=spread.standard_error,
+        low=value - half,
+        high=value + half,
+        p_value=p_value,
+        n=n,
+        dropped=asked - n,
+        seeds=spread.seeds,
+        about="checkpoints" if spread.seeds == 1 else "arms",
+        test=test,
+        spread=spread,
+    )
+
+
+def sign_flip_p(differences: ArrayLike, *, resamples: int = 10_000, seed: int = 0) -> float:
+    """Two-sided p-value of a zero mean, flipping the sign of each of `differences` (items or cluster sums,).
+
+    Exact when all sign patterns are no more than `resamples`, else a random sample of them.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    values = values[values != 0]  # flipping a zero changes nothing
+    observed = abs(float(values.sum())) * (1 - 1e-12)  # sums of one pattern may differ by rounding
+    if len(values) <= int(math.log2(resamples)):
+        patterns = (np.arange(2 ** len(values))[:, None] >> np.arange(len(values))) & 1
+        sums = (2 * patterns - 1) @ values
+        return float(np.mean(np.abs(sums) >= observed))
+    generator = np.random.default_rng(seed)
+    exceeding, total = 0, float(values.sum())
+    for start in range(0, resamples, 1000):
+        rows = min(1000, resamples - start)
+        bits = np.frombuffer(generator.bytes(rows * (len(values) // 8 + 1)), dtype=np.uint8).reshape(rows, -1)
+        flipped = np.unpackbits(bits, axis=1, count=len(values))
+        exceeding += int((np.abs(total - 2 * (flipped @ values)) >= observed).sum())
+    return (exceeding + 1) / (resamples + 1)
+
+
+def mcnemar_mid_p(a: ArrayLike, b: ArrayLike) -> float:
+    """Two-sided mid-p value of McNemar's test on 0/1 scores (items,), after Fagerland, Lydersen and Laake (2013)."""
+    from scipy.stats import binom
+
+    left, right = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if not np.isin(np.concatenate([left, right]), (0.0, 1.0)).all():
+        raise ValueError("test='mcnemar' needs scores of 0 or 1; use test='sign_flip' for graded scores")
+    only_left, only_right = int((left > right).sum()), int((left < right).sum())
+    fewer, discordant = min(only_left, only_right), only_left + only_right
+    if discordant == 0:
+        return 1.0
+    return float(2 * binom.cdf(fewer, discordant, 0.5) - binom.pmf(fewer, discordant, 0.5))
+
+
+def _keep_width(spread: Spread, n: int) -> Spread:
+    """Keep an interval from vanishing where wins, draws and losses happen to agree on every item.
+
+    Two more items that disagree, one each way, are the least that is assumed (the constant of Bonett and Price 2012).
+    Graded scores are left alone: they may truly differ by less.
+    """
+    least = 2 * 100.0**2 / n**2
+    if spread.seed_variance + spread.item_variance >= least:
+        return spread
+    return Spread(spread.seed_variance, least, spread.seeds, spread.items)
