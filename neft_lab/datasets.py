@@ -41,6 +41,11 @@ class Example:
     truncated: bool
 
     @property
+    def learned(self) -> bool:
+        """Whether any token carries loss: a prompt that fills the length leaves none."""
+        return any(label != IGNORED for label in self.labels)
+
+    @property
     def prompt_mask(self) -> list[int]:
         return [int(label == IGNORED) for label in self.labels]
 

@@ -38,15 +38,30 @@ def replay(
     return pairs, verdicts
 
 
+def raw_parser(evaluator: str, *, seed: int) -> Parser:
+    """Reads a stored raw completion as the evaluator does, with the order in which the pair was shown."""
+    from neft_lab.judging.evaluators import load_evaluator
+
+    judge = load_evaluator(evaluator)
+
+    def parse(row: Row) -> float | None:
+        completion = row.get("raw_completion")
+        if completion is None:
+            return None
+        return judge.parse(completion, switched=judge.switched(row["instruction"], seed=seed))
+
+    return parse
+
+
 def _unjudged(output: Row, annotations: Sequence[Row]) -> str:
     known = any(row["instruction"] == output["instruction"] for row in annotations)
-    what = "another answer" if known else "no answer"
-    return (
-        f"judge.annotations holds {what} to {output['instruction'][:60]!r} than generation.outputs does; "
-        "both files must come from the same model"
-        if known
-        else f"judge.annotations holds no verdict on {output['instruction'][:60]!r}, which generation.outputs contains"
-    )
+    shown = repr(output["instruction"][:60])
+    if known:
+        return (
+            f"judge.annotations judges another answer to {shown} than generation.outputs has; "
+            "both files must come from the same model"
+        )
+    return f"judge.annotations holds no verdict on {shown}, which generation.outputs contains"
 
 
 def _pair(row: Row, output: Row) -> Pair:

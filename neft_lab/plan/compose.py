@@ -156,6 +156,8 @@ def _one_line(error: Exception) -> str:
     name = getattr(cause, "full_key", None)
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     message = lines[0] if lines else type(cause).__name__
+    if message.endswith("raised while composing config:") and len(lines) > 1:
+        message = f"{message.split(':')[0]}: {lines[1]}" + "".join(f"; {line}" for line in lines[2:3])
     return f"{name}: {message}" if name and name not in message else message
 
 

@@ -26,10 +26,10 @@ def analyze(config: AnalyzeInputs, inputs: Inputs, output: Path, progress: Progr
     losses = {}
     progress.start(2, unit="set of rows")
     for name, source, split in (
-        ("train", inputs.sources["dataset"], config.dataset.split),
+        ("train_rows", inputs.sources["dataset"], config.dataset.split),
         ("held_out", inputs.sources["held_out"], "validation"),
     ):
-        format = config.dataset.format if name == "train" else "alpaca"
+        format = config.dataset.format if name == "train_rows" else "alpaca"
         template = config.dataset.template
         rows = load_conversations(source, split=split, format=format, max_rows=config.analysis.rows)
         examples = tokenize(rows, loaded.tokenizer, template=template, max_length=512)

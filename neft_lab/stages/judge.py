@@ -10,6 +10,7 @@ from typing import Any
 from neft_lab.config import JudgeConfig, JudgeKind, UserError
 from neft_lab.judging import controls, replay
 from neft_lab.judging.pairs import Pair, Row, Verdict, annotation_rows, match_rows, output_characters, read_rows
+from neft_lab.judging.summary import summarise
 from neft_lab.progress import Progress
 from neft_lab.stages import Inputs, JudgeInputs, Metrics
 from neft_lab.store import write_json
@@ -23,6 +24,8 @@ class Judgement:
     verdicts: Sequence[Verdict]
     metrics: Metrics = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    annotator: str | None = None
+    """Who judged, where that is not the configuration's judge."""
 
 
 def judge(config: JudgeInputs, inputs: Inputs, output: Path, progress: Progress) -> Metrics:
@@ -39,27 +42,14 @@ def judge(config: JudgeInputs, inputs: Inputs, output: Path, progress: Progress)
         raise UserError("stage judge needs outputs; add generate to stages")
     outputs = read_rows(inputs.generate / "outputs.json", option="generation.outputs")
     judgement = JUDGES[config.judge.kind](config.judge, inputs, outputs, output, progress)
-    metrics = _win_rates(judgement) | judgement.metrics
+    annotator = judgement.annotator or config.judge.evaluator or config.judge.name
+    metrics, facts = summarise(judgement.pairs, judgement.verdicts, evaluator=annotator)
+    metrics |= judgement.metrics
     metrics["output_characters"] = output_characters(row["output"] for row in outputs)
-    rows = annotation_rows(judgement.pairs, judgement.verdicts, annotator=config.judge.evaluator or config.judge.name)
+    rows = annotation_rows(judgement.pairs, judgement.verdicts, annotator=annotator)
     write_json(output / "annotations.json", rows)
-    write_json(output / "results.json", {"metrics": metrics, **judgement.facts})
+    write_json(output / "results.json", {"judge": annotator, "metrics": metrics, **facts, **judgement.facts})
     return metrics
-
-
-def _win_rates(judgement: Judgement) -> Metrics:
-    from neft_lab.statistics import win_rate
-
-    preferences = [verdict.preference for verdict in judgement.verdicts]
-    estimate = win_rate(preferences)
-    return {
-        "win_rate": estimate.value,
-        "win_rate_standard_error": estimate.standard_error,
-        "win_rate_low": estimate.low,
-        "win_rate_high": estimate.high,
-        "win_rate_n": estimate.n,
-        "judge_holes": sum(preference is None for preference in preferences),
-    }
 
 
 def _references(inputs: Inputs) -> list[dict[str, Any]]:
@@ -94,8 +84,15 @@ def _replay(
     config: JudgeConfig, inputs: Inputs, outputs: Sequence[Row], output: Path, progress: Progress
 ) -> Judgement:
     annotations = read_rows(inputs.sources["annotations"].location, option="judge.annotations")
-    pairs, verdicts = replay.replay(outputs, annotations)
-    return Judgement(pairs, verdicts)
+    names = sorted({str(row["annotator"]) for row in annotations if row.get("annotator")})
+    annotator = config.evaluator or (names[0] if len(names) == 1 else None)
+    parse = None
+    if config.reparse:
+        if annotator is None:
+            raise UserError(f"judge.evaluator must name the judge of judge.annotations, whose annotators are {names}")
+        parse = replay.raw_parser(annotator, seed=config.seed)
+    pairs, verdicts = replay.replay(outputs, annotations, parse=parse)
+    return Judgement(pairs, verdicts, annotator=annotator)
 
 
 def _ask_local_model(

@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from neft_lab.config import DatasetConfig, FinetuneConfig, Method
+from neft_lab.config import DatasetConfig, FinetuneConfig, Method, UserError
 from neft_lab.datasets import Example, load_conversations, tokenize
 from neft_lab.models import LoadedModel, load_adapted, load_source
 from neft_lab.noise_hook import EmbeddingNoise
@@ -52,6 +52,11 @@ def _train(
     source = inputs.sources["model"]
     examples = _tokenized(inputs.sources["dataset"], source, dataset.split, dataset.format, dataset.max_rows,
                           dataset.template, config.finetune.max_length, config.model.trust_remote_code)  # fmt: skip
+    read = len(load_conversations(inputs.sources["dataset"], split=dataset.split, format=dataset.format,
+                                  max_rows=dataset.max_rows))  # fmt: skip
+    if not examples:
+        raise UserError(f"dataset {dataset.name}: no row keeps a response within finetune.max_length="
+                        f"{config.finetune.max_length} tokens; raise it")  # fmt: skip
     loaded = load_adapted(
         source, config.finetune, device=inputs.device, trust_remote_code=config.model.trust_remote_code
     )
@@ -71,7 +76,7 @@ def _train(
     _save(loaded, config.finetune, output, pointer)
     metrics = _curve_metrics(output) | _counts(examples, trainer) | _dose(noise, noise_config.silent)
     progress.event(kind="dose", **_dose(noise, noise_config.silent))
-    resolved = {"rows": len(examples), "truncated_rows": sum(example.truncated for example in examples),
+    resolved = {"rows": len(examples), "rows_cut_before_the_response": read - len(examples), "truncated_rows": sum(example.truncated for example in examples),
                 "precision": str(next(loaded.model.parameters()).dtype).removeprefix("torch.")}  # fmt: skip
     return {"metrics": metrics, "resolved": resolved}
 
@@ -85,7 +90,7 @@ def _tokenized(
     tokenizer = load_source(model, precision="auto", device="cpu", trust_remote_code=trust_remote_code).tokenizer
     conversations = load_conversations(dataset, split=split, format=format, max_rows=max_rows)
     examples = tokenize(conversations, tokenizer, template=template, max_length=max_length)
-    return [example for example in examples if any(label >= 0 for label in example.labels)]
+    return [example for example in examples if example.learned]
 
 
 def _arguments(config: FinetuneConfig, folder: Path, rows: int, seed: int, device: str) -> TrainingArguments:

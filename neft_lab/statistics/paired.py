@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from neft_lab.statistics.scores import (
     Floats,
@@ -64,10 +64,10 @@ def paired_difference(
 
     `a`, `b`: scores in [0, 1], shape (items,) for one training seed or (seeds, items) with the same seeds in the same
     rows; NaN is a hole. A seed without any score in one arm is left out of both, then any item with a hole anywhere.
-    `clusters` and `macro` as in `accuracy`. `test` declares the test of a single seed by the kind of metric, not by the values seen: `sign_flip`
-    (permutation; preferences, graded scores, anything in clusters) or `mcnemar` (mid-p; 0/1). With several seeds the
-    test is a t test that takes both seeds and instructions as sampled, corrected for few seeds. `scale=1` compares
-    quantities of any range in their own unit: losses, lengths.
+    `clusters` and `macro` as in `accuracy`. `test` declares the test of a single seed by the kind of metric, not by
+    the values seen: `sign_flip` (permutation; preferences, graded scores, anything in clusters) or `mcnemar` (mid-p;
+    0/1). With several seeds the test takes both seeds and instructions as sampled, corrected for few seeds.
+    `scale=1` compares quantities of any range in their own unit: losses, lengths.
     """
     read = as_scores if scale == 100 else as_rows
     left, right = read(a), read(b)
@@ -78,21 +78,23 @@ def paired_difference(
     left, right = left[kept][:, complete], right[kept][:, complete]
     (seeds, n), asked = left.shape, len(complete)
     if n < 2:
-        return summarize(math.nan, Spread(0.0, math.nan, seeds, n), math.nan, "sign_flip", n=n, asked=asked)
+        unknown = Spread(0.0, math.nan, max(seeds, 1), n)
+        return summarize(math.nan, unknown, math.nan, "sign_flip", n=n, asked=asked)
     differences = scale * (left - right)
     weights = weigh_items(groups, n, macro=macro)
     spread = measure_spread(differences, clusters=groups, weights=weights)
     if scale == 100 and not (differences % 50).any():
         spread = _keep_width(spread, n)
     value = float((differences * weights).mean())
+    name: TestName
     if seeds > 1:
-        return summarize(value, spread, spread.p_value(value), "crossed_t", n=n, asked=asked)
-    if test == "mcnemar":
-        p_value = mcnemar_mid_p(left[0], right[0], clusters=groups)
-        return summarize(value, spread, p_value, "mcnemar_mid_p", n=n, asked=asked)
-    sums = np.bincount(np.arange(n) if groups is None else groups, differences[0] * weights)
-    p_value = sign_flip_p(sums, resamples=resamples, seed=seed)
-    return summarize(value, spread, p_value, "sign_flip", n=n, asked=asked)
+        p_value, name = spread.p_value(value), "crossed_t"
+    elif test == "mcnemar":
+        p_value, name = _mcnemar_of_documents(left[0], right[0], groups), "mcnemar_mid_p"
+    else:
+        sums = np.bincount(np.arange(n) if groups is None else groups, differences[0] * weights)
+        p_value, name = sign_flip_p(sums, resamples=resamples, seed=seed), "sign_flip"
+    return summarize(value, spread, p_value, name, n=n, asked=asked)
 
 
 def summarize(
@@ -137,18 +139,25 @@ def sign_flip_p(differences: ArrayLike, *, resamples: int = 10_000, seed: int = 
     return (exceeding + 1) / (resamples + 1)
 
 
-def mcnemar_mid_p(a: ArrayLike, b: ArrayLike) -> float:
-    """Two-sided mid-p value of McNemar's test on 0/1 scores (items,), after Fagerland, Lydersen and Laake (2013)."""
+def mcnemar_mid_p(only_a: int, only_b: int) -> float:
+    """Two-sided mid-p value of McNemar's test, after Fagerland, Lydersen and Laake (2013).
+
+    `only_a`, `only_b`: items that only one of the two arms has right.
+    """
     from scipy.stats import binom
 
-    left, right = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if not np.isin(np.concatenate([left, right]), (0.0, 1.0)).all():
-        raise ValueError("test='mcnemar' needs scores of 0 or 1; use test='sign_flip' for graded scores")
-    only_left, only_right = int((left > right).sum()), int((left < right).sum())
-    fewer, discordant = min(only_left, only_right), only_left + only_right
+    fewer, discordant = min(only_a, only_b), only_a + only_b
     if discordant == 0:
         return 1.0
     return float(2 * binom.cdf(fewer, discordant, 0.5) - binom.pmf(fewer, discordant, 0.5))
+
+
+def _mcnemar_of_documents(left: Floats, right: Floats, groups: NDArray[np.intp] | None) -> float:
+    if groups is not None:
+        raise ValueError("test='mcnemar' takes no clusters; use test='sign_flip', which flips whole clusters")
+    if not np.isin([left, right], (0.0, 1.0)).all():
+        raise ValueError("test='mcnemar' needs scores of 0 or 1; use test='sign_flip' for graded scores")
+    return mcnemar_mid_p(int((left > right).sum()), int((left < right).sum()))
 
 
 def _keep_width(spread: Spread, n: int) -> Spread:

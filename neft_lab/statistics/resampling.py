@@ -21,10 +21,8 @@ def resample_means(scores: ArrayLike, *, resamples: int = 10_000, seed: int = 0)
         raise ValueError(f"scores must have shape (cells, items), got {rows.shape}")
     judged = ~np.isnan(rows)
     counts = draw_counts(rows.shape[1], resamples=resamples, generator=np.random.default_rng(seed))
-    sums = counts @ np.where(judged, rows, 0.0).T
-    if judged.all():
-        return sums / rows.shape[1]
-    totals = counts @ judged.T.astype(np.float64)
+    sums: Floats = counts @ np.where(judged, rows, 0.0).T
+    totals: Floats = counts @ judged.T.astype(np.float64)
     return np.divide(sums, totals, out=np.full_like(sums, math.nan), where=totals > 0)
 
 

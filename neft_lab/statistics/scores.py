@@ -42,9 +42,9 @@ def as_scores(scores: ArrayLike) -> Floats:
 def find_complete(*arms: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Seeds (s) that every arm has scores of, and items (n) scored in all arms and all those seeds."""
     missing = np.isnan(np.stack(arms))
-    seeds = ~missing.all(axis=2).any(axis=0)
-    items = ~missing[:, seeds].any(axis=(0, 1)) if seeds.any() else np.zeros(missing.shape[2], dtype=bool)
-    return seeds, items
+    seeds = np.asarray(~missing.all(axis=2).any(axis=0))
+    items = ~missing[:, seeds].any(axis=(0, 1))
+    return seeds, np.asarray(items & seeds.any())
 
 
 def number_clusters(clusters: Labels | None, kept: NDArray[np.bool_]) -> NDArray[np.intp] | None:

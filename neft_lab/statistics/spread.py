@@ -49,7 +49,7 @@ class Spread:
             return 0.0
         variances, weights = self._mixture()
         low, high = -2.0, 40.0  # log of the half width in standard errors
-        for _ in range(50):
+        for _ in range(36):
             middle = (low + high) / 2
             width = self.standard_error * math.exp(middle)
             tail = float(weights @ _two_sided_tail(width, variances, self.item_variance, self.items - 1))
@@ -67,7 +67,9 @@ class Spread:
         log_prior = power * np.log1p(constant / power * self.item_variance / seed_variances)
         log_prior -= np.log(seed_variances + self.item_variance)
         log_likelihood = -freedom / 2 * (_LOG_RATIOS + 1 / ratios)
-        log_weights = log_prior + log_likelihood + _LOG_RATIOS  # the last term: the grid is even in log variance
+        log_weights = (
+            log_prior + log_likelihood + _LOG_RATIOS
+        )  # the last term: the grid is even in log variance
         weights = np.exp(log_weights - log_weights.max())
         return seed_variances + self.item_variance, weights / weights.sum()
 

@@ -1,0 +1,114 @@
+"""What a plan would do, and why: the plan with its state, and each stale step beside its nearest finished one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from neft_lab.config import identity
+from neft_lab.execute import Status
+from neft_lab.plan import Plan, Step
+from neft_lab.stages import STAGES
+from neft_lab.store import Store, read_json
+
+
+def print_plan(plan: Plan, status: Status, store: Store, console: Console) -> None:
+    """Cells and steps by stage with their state, and what the missing ones are expected to take."""
+    table = Table(title=f"{plan.name}: {len(plan.cells)} cells, {len(plan.steps)} steps", title_justify="left")
+    for name in ("stage", "steps", "done", "missing", "failed", "seconds each", "left"):
+        table.add_column(name)
+    measured = measured_seconds(store)
+    for stage in STAGES:
+        steps = [step for step in plan.steps.values() if step.stage == stage]
+        if not steps:
+            continue
+        missing = [step for step in steps if step.key not in status.done]
+        failed = sum(step.key in status.failed for step in missing)
+        each = measured.get(stage)
+        spent = ("not measured yet", "") if each is None else (f"{each:.1f}", f"{each * len(missing):.0f} s")
+        numbers = (len(steps), len(steps) - len(missing), len(missing), failed)
+        table.add_row(stage, *map(str, numbers), *(spent if missing else ("", "")))
+    console.print(table)
+    for cell in plan.cells[:40]:
+        states = [f"{stage} {status.of(plan.steps[key])}" for stage, key in (cell.keys or {}).items()]
+        label = ", ".join(f"{name}={value}" for name, value in cell.axes.items()) or "run"
+        mark = " (baseline, added)" if cell.added else ""
+        console.print(Text(f"{label}{mark}: {', '.join(states)}"), soft_wrap=True)
+    if len(plan.cells) > 40:
+        console.print(f"... and {len(plan.cells) - 40} more cells, all in plan.json", highlight=False)
+    for key, error in status.failed.items():
+        step = plan.steps[key]
+        console.print(Text(f"{step.stage} {step.name} failed last time: {error.get('message')}", style="red"))
+
+
+def measured_seconds(store: Store) -> dict[str, float]:
+    """Mean seconds of the finished steps of each stage in a results folder."""
+    seconds: dict[str, list[float]] = {}
+    for (stage, _), folder in store.done().items():
+        seconds.setdefault(stage, []).append(read_json(folder / "record.json")["seconds"])
+    return {stage: sum(values) / len(values) for stage, values in seconds.items()}
+
+
+def print_explanation(plan: Plan, status: Status, store: Store, console: Console) -> None:
+    """Why each step is done or not, field by field against the finished step that is nearest to it."""
+    records: dict[str, list[dict[str, Any]]] = {}
+    for (stage, _), folder in store.done().items():
+        records.setdefault(stage, []).append(_comparable(read_json(folder / "record.json")))
+    for step in plan.steps.values():
+        head = f"{step.stage:<12} {step.key} {step.name}"
+        if step.key in status.done:
+            console.print(Text(f"{head}: done, {_shorten(status.done[step.key], store)}"), soft_wrap=True)
+            continue
+        console.print(Text(f"{head}: {status.of(step)}"), soft_wrap=True)
+        for line in _reasons(step, records.get(step.stage, []), status):
+            console.print(Text(f"    {line}"), soft_wrap=True)
+
+
+def _shorten(folder: Path, store: Store) -> str:
+    return f"{store.root}/{folder.relative_to(store.root)}"
+
+
+def _reasons(step: Step, finished: list[dict[str, Any]], status: Status) -> list[str]:
+    if step.key in status.failed:
+        return [f"failed: {status.failed[step.key].get('message')}"]
+    if not finished:
+        return [f"no {step.stage} step has ever been finished here"]
+    asked = _asked(step)
+    changes = min((list(differing(record, asked)) for record in finished), key=len)
+    return changes or ["equal to a finished step but for its version"]
+
+
+def _asked(step: Step) -> dict[str, Any]:
+    return {
+        "version": step.version,
+        "config": {name: identity(getattr(step.inputs, name)) for name in vars(step.inputs)},
+        "needs": dict(step.needs),
+        "sources": {name: source.identity for name, source in step.sources.items()},
+    }
+
+
+def _comparable(record: dict[str, Any]) -> dict[str, Any]:
+    from neft_lab.sources import Source
+
+    sources = {name: Source(**source).identity for name, source in record["sources"].items()}
+    return {name: record[name] for name in ("version", "config", "needs")} | {"sources": sources}
+
+
+def differing(old: Any, new: Any, path: str = "") -> Iterator[str]:
+    """Lines ``field: old -> new`` for every field of the new value that differs."""
+    if isinstance(new, Mapping):
+        for name, value in new.items():
+            inner = old.get(name) if isinstance(old, Mapping) else None
+            yield from differing(inner, value, f"{path}.{name}" if path else name)
+    elif old != new:
+        yield f"{path.removeprefix('config.')}: {_brief(old)} -> {_brief(new)}"
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,98 @@
+"""Metrics against the noise scale, and win rate against the length it may come from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+
+from neft_lab.claims import Arm
+from neft_lab.figures.panels import Layout, Line, Scale, split_panels, title_panels
+from neft_lab.figures.style import (
+    PAPER,
+    Figure,
+    add_legend,
+    capital,
+    finish,
+    interval_reach,
+    make_panels,
+    open_canvas,
+)
+from neft_lab.labels import axis_title
+from neft_lab.results import shown
+from neft_lab.statistics import Estimate
+from neft_lab.tables import title_of
+
+
+def draw_alpha_curve(arms: Sequence[Arm], metric: str, *, axis: str = "noise.alpha") -> Figure:
+    """Draw a metric against an axis with 95 % intervals; lines join the values of a numeric axis only."""
+    scale = Scale.of(arms, axis)
+    panels = split_panels(arms, scale)
+    layout = Layout.of(panels)
+    with open_canvas(layout.width, layout.height) as canvas:
+        places = make_panels(canvas, layout.rows, layout.columns)
+        for axes, panel in zip(places, panels, strict=False):
+            for number, line in enumerate(panel.lines):
+                x = [scale.place(arm) + scale.shift(number, len(panel.lines)) for arm in line.arms]
+                _draw_line(axes, line, x, [arm.estimates[metric] for arm in line.arms], joined=scale.numeric)
+            scale.label(axes)
+            axes.set_ylabel(title_of(metric))
+        add_legend(canvas, title_panels(places, panels))
+        title = f"{capital(title_of(metric))} against {axis_title(axis)}"
+        return finish(canvas, f"{metric}_curve", title=title, caption="Bars: 95 % intervals.")
+
+
+def draw_length_scatter(
+    arms: Sequence[Arm],
+    *,
+    metric: str = "win_rate",
+    length: str = "output_characters",
+    axis: str = "noise.alpha",
+) -> Figure:
+    """Draw a win rate against output length, each arm marked with its value on the axis."""
+    scale = Scale.of(arms, axis)
+    panels = split_panels(arms, scale)
+    layout = Layout.of(panels)
+    with open_canvas(layout.width, layout.height) as canvas:
+        places = make_panels(canvas, layout.rows, layout.columns)
+        for axes, panel in zip(places, panels, strict=False):
+            for line in panel.lines:
+                lengths = [arm.estimates[length] for arm in line.arms]
+                rates = [arm.estimates[metric] for arm in line.arms]
+                _draw_line(
+                    axes, line, [one.value for one in lengths], rates, joined=scale.numeric, across=lengths
+                )
+                _name_points(axes, line, lengths, rates, axis)
+            axes.set_xlabel(title_of(length))
+            axes.set_ylabel(title_of(metric))
+            axes.margins(0.12)
+        add_legend(canvas, title_panels(places, panels))
+        title = f"{capital(title_of(metric))} against output length"
+        caption = f"Numbers at the points: {axis_title(axis)}. Bars: 95 % intervals."
+        return finish(canvas, f"{metric}_by_length", title=title, caption=caption)
+
+
+def _draw_line(
+    axes: Axes,
+    line: Line,
+    x: Sequence[float],
+    y: Sequence[Estimate],
+    *,
+    joined: bool,
+    across: Sequence[Estimate] | None = None,
+) -> None:
+    axes.errorbar(
+        x, [one.value for one in y], yerr=interval_reach(y), xerr=interval_reach(across) if across else None,
+        color=line.color, marker=line.marker, markeredgecolor=PAPER, markeredgewidth=0.5,
+        linestyle="-" if joined else "none", elinewidth=1.0, label=line.label,
+    )  # fmt: skip
+
+
+def _name_points(axes: Axes, line: Line, x: Sequence[Estimate], y: Sequence[Estimate], axis: str) -> None:
+    for arm, across, up in zip(line.arms, x, y, strict=True):
+        if math.isfinite(across.value + up.value):
+            axes.annotate(
+                shown(arm.axes.get(axis)), (across.value, up.value), xytext=(4, 4), textcoords="offset points",
+                fontsize=7.5, color=line.color,
+            )  # fmt: skip

@@ -1,0 +1,63 @@
+"""Every paired difference with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+
+from neft_lab.claims import Comparison
+from neft_lab.figures.style import INK, MUTED, PAGE, PALETTE, PAPER, Figure, capital, finish, open_canvas
+from neft_lab.labels import short_labels
+from neft_lab.tables import rounded, title_of
+
+BLUE, ORANGE, GREEN = PALETTE[:3]
+COLORS = {"higher": BLUE, "gained": BLUE, "lower": ORANGE, "lost": ORANGE, "preserved": GREEN}
+"""By verdict; whatever is undecided, not told apart or only described is grey."""
+
+CAPTION = (
+    "Arm minus baseline on the same items, with 95 % intervals. Blue: higher. Orange: lower. Green: preserved. "
+    "Grey: undecided, not told apart, or described only. Hollow: two checkpoints, one seed per arm."
+)
+
+
+def draw_forest(comparisons: Sequence[Comparison], *, name: str = "differences") -> Figure:
+    """Draw one block per metric, with its own scale and a line per comparison in the order given."""
+    labels = short_labels([one.arm for one in comparisons])
+    blocks: dict[str, list[tuple[str, Comparison]]] = {}
+    for label, one in zip(labels, comparisons, strict=True):
+        blocks.setdefault(one.metric, []).append((label, one))
+    height = sum(0.19 * len(block) + 0.6 for block in blocks.values())
+    with open_canvas(PAGE, max(1.3, height)) as canvas:
+        ratios = [len(block) + 1 for block in blocks.values()]
+        grid = canvas.subplots(len(blocks), 1, squeeze=False, gridspec_kw={"height_ratios": ratios})
+        for axes, (metric, block) in zip(grid.flat, blocks.items(), strict=True):
+            _draw_block(axes, metric, block)
+        return finish(canvas, name, title="Differences from the baseline", caption=CAPTION)
+
+
+def _draw_block(axes: Axes, metric: str, block: Sequence[tuple[str, Comparison]]) -> None:
+    for place, (_, one) in enumerate(block):
+        found, color = one.difference, COLORS.get(one.verdict, MUTED)
+        axes.plot([found.low, found.high], [place, place], color=color, solid_capstyle="butt")
+        inside = PAPER if found.about == "checkpoints" else color
+        axes.plot(
+            [found.value], [place], color=color, marker="o", markeredgecolor=color, markerfacecolor=inside
+        )
+    axes.axvline(0, color=INK, linewidth=0.8, zorder=0)
+    axes.set_title(capital(title_of(metric)))
+    axes.grid(visible=False)
+    texts = [
+        f"{rounded(one.difference.value, one.difference.low, one.difference.high)}   {one.verdict}"
+        for _, one in block
+    ]
+    _name_lines(axes, [label for label, _ in block])
+    _name_lines(axes.twinx(), texts)
+
+
+def _name_lines(axes: Axes, texts: Sequence[str]) -> None:
+    axes.set_ylim(len(texts) - 0.4, -0.6)
+    axes.set_yticks(range(len(texts)), texts)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(visible=False)
