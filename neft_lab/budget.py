@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from neft_lab.statistics import Variation, minimum_detectable_difference
 
 PUBLISHED_PAIR = Variation(
-    paired_sd=60.9, seed_sd=math.nan, source="the published pair alpaca-7b-neft and alpaca-7b, GPT-4 verdicts"
+    paired_sd=56.16,
+    seed_sd=math.nan,
+    source="the published pair alpaca-7b-neft and alpaca-7b, GPT-4 verdicts",
 )
 """From AlpacaEval's annotations of the two models (803 instructions); nobody has published a second seed."""
 
@@ -26,16 +28,16 @@ class SmallestDifference:
     """Two-sided level of one comparison, after sharing 5 % among the comparisons of the family."""
 
     @property
-    def at_least(self) -> bool:
-        """Whether the true answer may be larger, because nothing is known of how much seeds differ."""
+    def assumes_equal_seeds(self) -> bool:
+        """Whether nothing is known of how much seeds differ, so that the true answer is larger if they do."""
         return self.seeds > 1 and math.isnan(self.variation.seed_sd)
 
     def __str__(self) -> str:
-        bound = "at least " if self.at_least else ""
+        if_equal = ", if seeds do not differ," if self.assumes_equal_seeds else ""
         seed_sd = "unknown" if math.isnan(self.variation.seed_sd) else f"{self.variation.seed_sd:.3g} points"
         about = "these two checkpoints" if self.seeds == 1 else f"arms of {self.seeds} seeds"
         return (
-            f"{self.items} instructions can tell {about} apart from {bound}{self.points:.2g} points on "
+            f"{self.items} instructions can tell {about} apart{if_equal} from {self.points:.2g} points on "
             f"({self.power:.0%} power, two-sided {self.alpha:.2g}; paired sd {self.variation.paired_sd:.3g} points, "
             f"seed sd {seed_sd}; from {self.variation.source})"
         )
@@ -53,7 +55,7 @@ def smallest_difference(
 
     `variation` names its source: a pilot (`measure_variation`), the published pair, or the user. `comparisons` is the
     size of the family that claims are made about: each is planned at 5 % divided by it, Holm's first step. Where the
-    seed variation is not known it is taken as zero, and the answer says that it is a lower bound.
+    seed variation is not known it is taken as zero, and the answer says so.
     """
     if comparisons < 1:
         raise ValueError(f"a family has at least 1 comparison, got {comparisons}")

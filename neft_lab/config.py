@@ -317,6 +317,8 @@ class JudgeConfig:
     stored: str | None = neutral()
     """AlpacaEval annotations by people or a trusted judge that this judge is measured against; their digest
     enters the key."""
+    stored_pairs: int = key()
+    """How many of the stored pairs this judge is asked about; a fixed sample where there are more."""
     seed: int = key()
     """Which answer is shown first (AlpacaEval's is 0), and the coin of kind: random."""
     model: ModelConfig | None = key()
@@ -359,7 +361,7 @@ class JudgeConfig:
             require(bool(self.served_model), "judge.served_model", self.served_model, "must name the model that answers")
         for name in ("token_budget", "max_prompt_tokens", "concurrency", "timeout", "attempts"):
             require(getattr(self, name) > 0, f"judge.{name}", getattr(self, name), "must be > 0")
-        for name in ("reasks", "audit_pairs", "canaries"):
+        for name in ("reasks", "audit_pairs", "canaries", "stored_pairs"):
             require(getattr(self, name) >= 0, f"judge.{name}", getattr(self, name), "must be >= 0")
         require(self.requests_per_minute is None or self.requests_per_minute > 0, "judge.requests_per_minute",
                 self.requests_per_minute, "must be > 0 or null")  # fmt: skip

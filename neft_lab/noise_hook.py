@@ -30,14 +30,14 @@ from neft_lab.noise import example_generators, locate_examples, sample_noise
 
 @dataclass(frozen=True)
 class _Armed:
-    """One micro-batch that waits for its forward pass."""
+    """One micro-batch that waits for its forward pass; its masks are on the host."""
 
     attention_mask: Tensor
+    segment_ids: Tensor | None
+    place_mask: Tensor | None
     example_ids: list[int | str]
     epoch: int
     draw: int
-    segment_ids: Tensor | None
-    place_mask: Tensor | None
     progress: float
 
 
@@ -112,7 +112,15 @@ class EmbeddingNoise:
         ids = list(example_ids)
         if self._config.symmetric and (len(ids) % 2 or ids[: len(ids) // 2] != ids[len(ids) // 2 :]):
             raise ValueError("noise.symmetric is true: the second half of the batch must repeat the first")
-        self._waiting = _Armed(attention_mask, ids, epoch, draw, segment_ids, place_mask, progress)
+        self._waiting = _Armed(
+            attention_mask.cpu(),
+            None if segment_ids is None else segment_ids.cpu(),
+            None if place_mask is None else place_mask.cpu(),
+            ids,
+            epoch,
+            draw,
+            progress,
+        )
         self.armed += 1
 
     def check(self, expected: int) -> None:

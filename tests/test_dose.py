@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from noise_cases import PAPER, RADEMACHER, WIDTH, generators, llama, noise_of_pass, padded_batch
 from scipy.spatial.distance import cdist
 from torch import nn
 
@@ -15,6 +14,7 @@ from neft_lab.config import NoiseLength
 from neft_lab.dose import count_changed_tokens
 from neft_lab.noise import sample_noise
 from neft_lab.noise_hook import EmbeddingNoise
+from tests.noise_cases import PAPER, RADEMACHER, WIDTH, generators, llama, noise_of_pass, padded_batch
 
 
 def test_a_resumed_run_reports_the_dose_of_the_whole():

@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from neft_lab.config import UserError
 from neft_lab.journal import BatchJournal
+from neft_lab.judging.audit import audit_swaps
 from neft_lab.judging.local import first_probabilities, judge_locally
 from neft_lab.judging.pairs import Pair
 from neft_lab.judging.prompts import LocalTemplate, encode_text
@@ -67,7 +68,10 @@ class PlaceLover:
 
 
 def _pairs(count: int = 6) -> list[Pair]:
-    return [Pair(f"Name {number} fish.", "cod " * (1 + number), "a long list of fish " * (1 + number % 3)) for number in range(count)]
+    return [
+        Pair(f"Name {number} fish.", "cod " * (1 + number), "a long list of fish " * (1 + number % 3))
+        for number in range(count)
+    ]
 
 
 def _judge(pairs: list[Pair], model: Any, tokenizer: Any, folder: Path, **options: Any) -> Any:
@@ -112,8 +116,9 @@ def test_a_constant_love_for_the_first_place_cancels_and_is_reported(
     biased = PlaceLover(4.0, (labels[0], labels[1]), len(tokenizer))
     found = _judge(_pairs(), biased, tokenizer, tmp_path)
     assert [verdict.preference for verdict in found.verdicts] == pytest.approx([1.5] * 6, abs=1e-6)
-    assert found.first_place == pytest.approx(0.8, abs=1e-6)  # odds of 4 : 1
-    assert found.consistent == 0
+    audited = audit_swaps(found.swaps(6))
+    assert audited["first_place_preference"] == pytest.approx(80, abs=1e-4)  # odds of 4 : 1
+    assert audited["position_consistency"] == 0
 
 
 def test_equal_answers_are_a_draw_that_nobody_is_asked_about(
@@ -142,15 +147,23 @@ def test_chat_markers_in_an_answer_stay_text(chat: bool) -> None:
 def test_slot_names_in_a_text_are_not_filled(tokenizer: PreTrainedTokenizerFast) -> None:
     template = LocalTemplate.build(tokenizer)
     texts = {"instruction": "say {first}", "first": "{second}", "second": "end"}
-    prompt = template.fill({name: encode_text(tokenizer, text) for name, text in texts.items()}, max_tokens=2000)
+    prompt = template.fill(
+        {name: encode_text(tokenizer, text) for name, text in texts.items()}, max_tokens=2000
+    )
     shown = tokenizer.decode(prompt.tokens)
-    assert "Instruction:\nsay {first}\n" in shown and "Answer A:\n{second}\n" in shown and "Answer B:\nend\n" in shown
+    assert (
+        "Instruction:\nsay {first}\n" in shown
+        and "Answer A:\n{second}\n" in shown
+        and "Answer B:\nend\n" in shown
+    )
 
 
 def test_long_texts_are_cut_to_the_budget_and_marked(tokenizer: PreTrainedTokenizerFast) -> None:
     template = LocalTemplate.build(tokenizer)
     texts = {"instruction": "i" * 50, "first": "f" * 5000, "second": "s" * 4000}
-    prompt = template.fill({name: encode_text(tokenizer, text) for name, text in texts.items()}, max_tokens=600)
+    prompt = template.fill(
+        {name: encode_text(tokenizer, text) for name, text in texts.items()}, max_tokens=600
+    )
     shown = tokenizer.decode(prompt.tokens)
     assert prompt.cut and len(prompt.tokens) <= 600
     assert abs(shown.count("f") - shown.count("s")) < 20  # both answers get the same room
@@ -160,13 +173,17 @@ def test_long_texts_are_cut_to_the_budget_and_marked(tokenizer: PreTrainedTokeni
 def test_a_short_answer_leaves_its_room_to_the_other(tokenizer: PreTrainedTokenizerFast) -> None:
     template = LocalTemplate.build(tokenizer)
     texts = {"instruction": "i", "first": "f", "second": "s" * 300}
-    prompt = template.fill({name: encode_text(tokenizer, text) for name, text in texts.items()}, max_tokens=560)
+    prompt = template.fill(
+        {name: encode_text(tokenizer, text) for name, text in texts.items()}, max_tokens=560
+    )
     assert not prompt.cut and "s" * 300 in tokenizer.decode(prompt.tokens)
 
 
 def test_a_prompt_budget_that_leaves_no_room_is_the_users_mistake(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(UserError, match=r"judge.max_prompt_tokens must be at least \d+"):
-        LocalTemplate.build(tokenizer).fill({"instruction": (1,), "first": (1,), "second": (1,)}, max_tokens=50)
+        LocalTemplate.build(tokenizer).fill(
+            {"instruction": (1,), "first": (1,), "second": (1,)}, max_tokens=50
+        )
 
 
 def test_a_stopped_judge_goes_on_after_its_last_whole_batch_with_the_same_verdicts(

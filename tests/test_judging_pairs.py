@@ -49,7 +49,17 @@ def test_references_that_nobody_answered_are_left_out() -> None:
 
 @pytest.mark.parametrize(
     ("stored", "counted"),
-    [(0, 1.5), (1, 1.0), (2, 2.0), (1.25, 1.25), (None, None), (-1, None), (float("nan"), None), ("2", None), (True, None)],
+    [
+        (0, 1.5),
+        (1, 1.0),
+        (2, 2.0),
+        (1.25, 1.25),
+        (None, None),
+        (-1, None),
+        (float("nan"), None),
+        ("2", None),
+        (True, None),
+    ],
 )
 def test_preferences_are_read_as_alpaca_eval_counts_them(stored: object, counted: float | None) -> None:
     assert read_preference(stored) == counted
@@ -93,12 +103,12 @@ def test_replay_gives_the_stored_verdicts_and_names_the_holes() -> None:
 
 
 def test_replay_refuses_verdicts_on_another_answer() -> None:
-    with pytest.raises(UserError, match="another answer to 'a'.*same model"):
+    with pytest.raises(UserError, match=r"another answer to 'a'.*same model"):
         replay([_row("a", "new answer")], [_annotation("a", "x", "old answer", 2)])
 
 
 def test_replay_refuses_an_output_that_nobody_judged() -> None:
-    with pytest.raises(UserError, match="no verdict on 'b'"):
+    with pytest.raises(UserError, match=r"no verdict on 'b'"):
         replay([_row("b", "1")], [_annotation("a", "x", "1", 2)])
 
 
@@ -113,7 +123,7 @@ def test_annotations_keep_holes_as_rows_with_a_null_preference() -> None:
 def test_a_file_that_is_not_alpaca_eval_rows_is_the_users_mistake(tmp_path: Path, text: str) -> None:
     file = tmp_path / "rows.json"
     file.write_text(text)
-    with pytest.raises(UserError, match="judge.annotations=.*rows.json"):
+    with pytest.raises(UserError, match=r"judge.annotations=.*rows.json"):
         read_rows(file, option="judge.annotations")
 
 

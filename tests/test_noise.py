@@ -11,10 +11,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from noise_cases import GAUSSIAN, PAPER, RADEMACHER, full_rows, generators, right_padded
 
 from neft_lab.config import NoiseLength, NoisePlace, NoiseSchedule, NoiseStrength
 from neft_lab.noise import sample_noise
+from tests.noise_cases import GAUSSIAN, PAPER, RADEMACHER, full_rows, generators, right_padded
 
 
 def unit_draw(example_id, tokens, width, **stream):

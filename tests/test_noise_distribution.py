@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from noise_cases import GAUSSIAN, PAPER, RADEMACHER, full_rows, generators
 from scipy import stats
 
 from neft_lab.config import NoiseKind, NoiseScale, NoiseStrength
 from neft_lab.noise import sample_noise
+from tests.noise_cases import GAUSSIAN, PAPER, RADEMACHER, full_rows, generators
 
 
 @pytest.mark.parametrize(("alpha", "norm"), [(5, 2.88675), (10, 5.77350), (15, 8.66025)])

@@ -8,7 +8,11 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 import transformers
-from noise_cases import (
+from torch import nn
+
+from neft_lab.config import NoiseKind
+from neft_lab.noise_hook import EmbeddingNoise
+from tests.noise_cases import (
     LENGTHS,
     PAPER,
     RADEMACHER,
@@ -19,10 +23,6 @@ from noise_cases import (
     padded_batch,
     same_weights,
 )
-from torch import nn
-
-from neft_lab.config import NoiseKind
-from neft_lab.noise_hook import EmbeddingNoise
 
 SILENT = replace(PAPER, alpha=0.0)
 

@@ -9,9 +9,9 @@ import peft
 import pytest
 import torch
 import transformers
-from noise_cases import PAPER, SHAPE, VOCABULARY, WIDTH, expected_noise, llama, padded_batch
 
 from neft_lab.noise_hook import EmbeddingNoise
+from tests.noise_cases import PAPER, SHAPE, VOCABULARY, WIDTH, expected_noise, llama, padded_batch
 
 # transformers and peft announce a new name for gradient checkpointing.
 renamed = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*deprecated:FutureWarning")

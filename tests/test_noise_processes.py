@@ -6,12 +6,13 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from noise_cases import PAPER, llama, padded_batch
-from torch import distributed, multiprocessing
+from torch import distributed
 from torch.distributed.fsdp import fully_shard
+from torch.multiprocessing import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from neft_lab.noise_hook import EmbeddingNoise
+from tests.noise_cases import PAPER, llama, padded_batch
 
 SHARES = [[0, 1], [2]]
 """The examples of each process; alone, example 2 has another padding and other mates."""
@@ -55,7 +56,7 @@ def work(rank, folder):
 
 @pytest.mark.slow
 def test_two_processes_see_the_noise_and_report_the_dose_of_one(tmp_path):
-    multiprocessing.spawn(work, args=(tmp_path,), nprocs=2)
+    start_processes(work, args=(tmp_path,), nprocs=2, start_method="forkserver")
     alone, dose = train_once("alone", [0, 1, 2])
     for kind in ("ddp", "fsdp2"):
         for rank, examples in enumerate(SHARES):

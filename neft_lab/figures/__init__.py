@@ -43,7 +43,7 @@ def draw_figures(
     if tasks:
         drawn.append(draw_task_bars(arms, tasks, axis=axis))
     if any(math.isfinite(one.difference.value) for one in comparisons):
-        drawn.append(draw_forest(comparisons))
+        drawn += draw_forest(comparisons)
     if any("analyze" in row.folders for arm in arms for row in arm.rows):
         drawn.append(draw_loss_histograms(arms, axis=axis))
     return drawn

@@ -50,27 +50,30 @@ def draw_length_scatter(
     length: str = "output_characters",
     axis: str = "noise.alpha",
 ) -> Figure:
-    """Draw a win rate against output length, each arm marked with its value on the axis."""
+    """Draw a win rate against output length.
+
+    Points carry their value on the axis; where several lines may cross, only the first of each is marked, hollow.
+    """
     scale = Scale.of(arms, axis)
     panels = split_panels(arms, scale)
     layout = Layout.of(panels)
+    named = not scale.numeric or max(len(panel.lines) for panel in panels) == 1
     with open_canvas(layout.width, layout.height) as canvas:
         places = make_panels(canvas, layout.rows, layout.columns)
         for axes, panel in zip(places, panels, strict=False):
             for line in panel.lines:
-                lengths = [arm.estimates[length] for arm in line.arms]
-                rates = [arm.estimates[metric] for arm in line.arms]
-                _draw_line(
-                    axes, line, [one.value for one in lengths], rates, joined=scale.numeric, across=lengths
-                )
-                _name_points(axes, line, lengths, rates, axis)
+                x = [arm.estimates[length] for arm in line.arms]
+                y = [arm.estimates[metric] for arm in line.arms]
+                _draw_line(axes, line, [one.value for one in x], y, joined=scale.numeric, across=x)
+                mark = _name_points if named else _mark_first
+                mark(axes, line, x, y, axis)
             axes.set_xlabel(title_of(length))
             axes.set_ylabel(title_of(metric))
             axes.margins(0.12)
         add_legend(canvas, title_panels(places, panels))
+        told = f"At the points: {axis_title(axis)}." if named else f"Hollow: the smallest {axis_title(axis)}."
         title = f"{capital(title_of(metric))} against output length"
-        caption = f"Numbers at the points: {axis_title(axis)}. Bars: 95 % intervals."
-        return finish(canvas, f"{metric}_by_length", title=title, caption=caption)
+        return finish(canvas, f"{metric}_by_length", title=title, caption=f"{told} Bars: 95 % intervals.")
 
 
 def _draw_line(
@@ -90,9 +93,17 @@ def _draw_line(
 
 
 def _name_points(axes: Axes, line: Line, x: Sequence[Estimate], y: Sequence[Estimate], axis: str) -> None:
-    for arm, across, up in zip(line.arms, x, y, strict=True):
+    """Names stand above to the left and below to the right in turn, clear of a rising line."""
+    for number, (arm, across, up) in enumerate(zip(line.arms, x, y, strict=True)):
         if math.isfinite(across.value + up.value):
             axes.annotate(
-                shown(arm.axes.get(axis)), (across.value, up.value), xytext=(4, 4), textcoords="offset points",
+                shown(arm.axes.get(axis)), (across.value, up.value), textcoords="offset points",
+                xytext=(4, -11) if number % 2 else (-4, 4), ha="left" if number % 2 else "right",
                 fontsize=7.5, color=line.color,
             )  # fmt: skip
+
+
+def _mark_first(axes: Axes, line: Line, x: Sequence[Estimate], y: Sequence[Estimate], axis: str) -> None:
+    axes.plot(
+        [x[0].value], [y[0].value], marker=line.marker, color=line.color, markerfacecolor=PAPER, zorder=5
+    )

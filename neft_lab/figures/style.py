@@ -11,6 +11,7 @@ from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure as Canvas
 
 from neft_lab.statistics import Estimate
@@ -21,8 +22,7 @@ COLUMN, PAGE = 3.35, 6.9
 INK, MUTED, RULE, PAPER = "#24292f", "#6b7280", "#d8dce1", "#ffffff"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 """Okabe and Ito's colours, which people with any colour vision tell apart; the faint ones come last."""
-RAMP = ("#a9b1ba", "#8cc4e8", "#3d9bd1", "#0072b2", "#004e7c", "#002c47")
-"""Ordered values; the first, in grey, is the baseline."""
+BASELINE, PALE, DEEP = "#a9b1ba", "#a6d3ef", "#00568a"
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 STYLE = {
@@ -93,6 +93,12 @@ def interval_reach(estimates: Sequence[Estimate]) -> list[list[float]]:
     down = [one.value - one.low for one in estimates]
     up = [one.high - one.value for one in estimates]
     return [[length if math.isnan(length) else max(0.0, length) for length in side] for side in (down, up)]
+
+
+def shades(count: int) -> list[str]:
+    """Colours of ordered values: grey for the first, the baseline, then blue from pale to deep."""
+    ramp = LinearSegmentedColormap.from_list("blues", [PALE, DEEP])
+    return [BASELINE, *(to_hex(ramp(place / max(1, count - 2))) for place in range(count - 1))]
 
 
 def capital(text: str) -> str:

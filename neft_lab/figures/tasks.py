@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -12,13 +13,13 @@ from neft_lab.figures.style import (
     INK,
     MUTED,
     PAGE,
-    RAMP,
     Figure,
     add_legend,
     finish,
     interval_reach,
     make_panels,
     open_canvas,
+    shades,
 )
 from neft_lab.labels import short_label
 from neft_lab.tables import title_of
@@ -28,9 +29,11 @@ def draw_task_bars(arms: Sequence[Arm], tasks: Sequence[str], *, axis: str = "no
     """Draw task scores in percent as groups of bars from zero, one bar per value of the axis."""
     scale = Scale.of(arms, axis)
     panels = split_panels(arms, scale, coloured=False)
-    with open_canvas(PAGE, 1.8 * len(panels) + 0.4) as canvas:
-        places = make_panels(canvas, len(panels), 1)
-        for axes, panel in zip(places, panels, strict=True):
+    columns = min(2, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    with open_canvas(PAGE, 1.7 * rows + 0.5) as canvas:
+        places = make_panels(canvas, rows, columns)
+        for axes, panel in zip(places, panels, strict=False):
             _draw_bars(axes, panel.lines[0], tasks, scale)
             axes.set_xticks(range(len(tasks)), [title_of(task).removesuffix(" %") for task in tasks])
             axes.tick_params(axis="x", length=0)
@@ -43,13 +46,13 @@ def draw_task_bars(arms: Sequence[Arm], tasks: Sequence[str], *, axis: str = "no
 def _draw_bars(axes: Axes, line: Line, tasks: Sequence[str], scale: Scale) -> None:
     """Every value of the axis keeps its place and its shade in all panels."""
     order = sorted(scale.places.values())
-    width = 0.8 / len(order)
+    colors, width = shades(len(order)), 0.8 / len(order)
     for arm in line.arms:
         place = order.index(scale.place(arm))
         estimates = [arm.estimates[task] for task in tasks]
         axes.bar(
             [task + (place - (len(order) - 1) / 2) * width for task in range(len(tasks))],
             [one.value for one in estimates], 0.92 * width, yerr=interval_reach(estimates),
-            color=RAMP[place * (len(RAMP) - 1) // max(1, len(order) - 1)], edgecolor=INK, linewidth=0.4,
+            color=colors[place], edgecolor=INK, linewidth=0.4,
             ecolor=MUTED, error_kw={"elinewidth": 0.9}, label=short_label(arm.axes, [scale.axis]),
         )  # fmt: skip

@@ -25,9 +25,10 @@ def parsers() -> Any:
     with _unchanged_process():
         from alpaca_eval import completion_parsers
     quiet = logging.getLogger("neft_lab.alpaca_eval")
-    quiet.addHandler(logging.NullHandler())
-    quiet.propagate = False
-    completion_parsers.logging = quiet  # it logs through the module's functions, which a logger has as methods
+    quiet.setLevel(logging.CRITICAL + 1)
+    completion_parsers.logging = (
+        quiet  # it logs through the module's functions, which a logger has as methods
+    )
     return completion_parsers
 
 

@@ -7,6 +7,7 @@ alpaca-eval 0.6.6, except that texts with chat markers or slot names in them can
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.util
 import math
@@ -14,7 +15,7 @@ import random
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,14 @@ from neft_lab.judging.pairs import Pair, read_preference
 from neft_lab.store import canonical_json
 
 OPENAI_URL = "https://api.openai.com/v1"
-NOT_SENT = ("model_name", "requires_chatml", "price_per_token", "client_kwargs", "num_procs", "is_chatml_prompt")
+NOT_SENT = (
+    "model_name",
+    "requires_chatml",
+    "price_per_token",
+    "client_kwargs",
+    "num_procs",
+    "is_chatml_prompt",
+)
 """Parts of completions_kwargs that steer alpaca-eval itself."""
 
 _SLOT = re.compile(r"\{(instruction|output_1|output_2)\}")
@@ -49,7 +57,7 @@ class Evaluator:
     """The parser reads the whole choice (log-probabilities), not its text alone."""
     orders_at_random: bool
     base_url: str | None = None
-    ours: bool = field(default=True)
+    speaks_openai: bool = True
     """alpaca-eval asks it over OpenAI's protocol; if not, a base_url that speaks it must be given."""
 
     @property
@@ -61,6 +69,19 @@ class Evaluator:
     def prompt_digest(self) -> str:
         """SHA-256 of the prompt template."""
         return hashlib.sha256(self.template.encode()).hexdigest()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that decides what is asked and how the answer is read."""
+        parts = [
+            self.template,
+            self.model,
+            self.request,
+            self.parser,
+            self.parser_options,
+            self.orders_at_random,
+        ]
+        return "sha256:" + hashlib.sha256(canonical_json(_plain(parts)).encode()).hexdigest()
 
     @property
     def decoding(self) -> str:
@@ -79,7 +100,9 @@ class Evaluator:
         texts = {"instruction": pair.instruction, "output_1": first, "output_2": second}
         if not self.chat:
             return {"model": model, "prompt": _fill(self.template.strip(), texts).strip(), **self.request}
-        messages = [message | {"content": _fill(message["content"], texts).strip()} for message in self._messages]
+        messages = [
+            message | {"content": _fill(message["content"], texts).strip()} for message in self._messages
+        ]
         return {"model": model, "messages": messages, **self.request}
 
     def parse(self, completion: Any, *, switched: bool) -> float | None:
@@ -112,7 +135,9 @@ def load_evaluator(name: str) -> Evaluator:
     judges = yaml.safe_load((folder / name / "configs.yaml").read_text(encoding="utf-8"))
     (options,) = judges.values() if len(judges) == 1 else (None,)
     if options is None or options.get("batch_size", 1) != 1:
-        raise UserError(f"judge.evaluator '{name}' asks several judges, or about several pairs at once; choose another")
+        raise UserError(
+            f"judge.evaluator '{name}' asks several judges, or about several pairs at once; choose another"
+        )
     asked = options["completions_kwargs"]
     return Evaluator(
         name=name,
@@ -124,7 +149,7 @@ def load_evaluator(name: str) -> Evaluator:
         reads_whole_choice=options.get("completion_key") == "completions_all",
         orders_at_random=options.get("is_randomize_output_order", True),
         base_url=asked.get("client_kwargs", {}).get("base_url"),
-        ours=options["fn_completions"] == "openai_completions",
+        speaks_openai=options["fn_completions"] == "openai_completions",
     )
 
 
@@ -150,8 +175,14 @@ def _request(asked: Mapping[str, Any]) -> dict[str, Any]:
     for other in ("max_new_tokens", "max_tokens_to_sample"):
         if other in request:
             request["max_tokens"] = request.pop(other)
-    request.pop("model_kwargs", None), request.pop("batch_size", None)
-    return request
+    return {name: value for name, value in request.items() if name not in ("model_kwargs", "batch_size")}
+
+
+def _plain(value: Any) -> Any:
+    """YAML's mappings may have numbers as keys."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _role(head: str) -> dict[str, str]:
@@ -184,7 +215,9 @@ def _parse(parser: str, options: Mapping[str, Any], completion: Any) -> float | 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the parsers evaluate the judge's text as a Python literal
-            found = list(getattr(parsers(), parser)(completion, **options))
+            found = list(
+                getattr(parsers(), parser)(completion, **copy.deepcopy(dict(options)))
+            )  # one compiles in place
     except Exception:  # any text may come from a judge, and any error means that there is no verdict in it
         return None
     if len(found) != 1 or found[0] is None:

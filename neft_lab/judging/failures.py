@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import json
+import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -45,22 +46,30 @@ class Unusable(ServiceFailure):
     """The service will answer no request at all: wrong key, model or address, or no credit."""
 
 
+class Stopped(ServiceFailure):
+    """Another question found out that the service is not to be asked any more."""
+
+
 def classify(error: Exception) -> ServiceFailure:
-    """What an exception of the openai client, or the passing of our own deadline, means."""
+    """What an exception of the openai client, or the passing of our own deadline, means; others are raised."""
     import openai
 
+    if isinstance(error, ServiceFailure):
+        return error
     if isinstance(error, TimeoutError | openai.APITimeoutError):
         return Transient("timeout", may_be_charged=True)
     if isinstance(error, openai.APIStatusError):
         return _classify_status(error.status_code, error.response.headers, error.body, error.message)
     if isinstance(error, openai.APIConnectionError):
         cause = error.__cause__
-        return Transient("connection", f"{type(cause).__name__}: {cause}" if cause else "", may_be_charged=True)
+        return Transient(
+            "connection", f"{type(cause).__name__}: {cause}" if cause else "", may_be_charged=True
+        )
     raise error
 
 
 def _classify_status(status: int, headers: Mapping[str, str], body: Any, message: str) -> ServiceFailure:
-    reason, detail = f"http {status}", " ".join(message.split())[:300]
+    reason, detail = f"http {status}", _without_key(" ".join(message.split()))[:300]
     if status in ALWAYS_FATAL or (isinstance(body, dict) and body.get("code") == "insufficient_quota"):
         return Unusable(reason, detail)
     if status == 429:
@@ -68,6 +77,12 @@ def _classify_status(status: int, headers: Mapping[str, str], body: Any, message
     if status in WORTH_ANOTHER_TRY or status >= 500:
         return Transient(reason, detail, retry_after=read_retry_after(headers))
     return Refused(reason, detail)
+
+
+def _without_key(text: str) -> str:
+    """Some services repeat the key they were sent."""
+    key = os.environ.get("OPENAI_API_KEY")
+    return text.replace(key, "***") if key else text
 
 
 def read_retry_after(headers: Mapping[str, str]) -> float | None:

@@ -35,12 +35,15 @@ class PublishedDifficulty:
 
 
 def find_published(
-    instructions: Sequence[str], *, evaluator: str | None, reference_generators: set[str], folder: Path | None = None
+    instructions: Sequence[str],
+    *,
+    evaluator: str | None,
+    reference_generators: set[str],
+    folder: Path | None = None,
 ) -> PublishedDifficulty | None:
     """The published difficulties of instructions, or None where they do not apply or cannot be had.
 
-    Args:
-        folder: holds the hub's two files; None: fetch them, which fails quickly without a network.
+    `folder` holds the hub's two files; without it they are fetched, which fails quickly without a network.
     """
     if evaluator != JUDGE or reference_generators != {REFERENCE}:
         return None

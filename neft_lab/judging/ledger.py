@@ -7,28 +7,33 @@ verdict is used, so a kill costs at most the requests in flight.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import math
+import os
 import platform
 import re
 import sqlite3
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from neft_lab.judging.foreign import query_foreign
-from neft_lab.store import canonical_json
+from neft_lab.judging.questions import Question
 
 SCHEMA = 1
 FOLDER = "judgements"
 """Name of the ledger's folder below the results folder."""
+FOREIGN_FRESH = 10.0
+"""Seconds for which what other hosts have spent is taken as known."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS texts (digest TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
@@ -48,30 +53,12 @@ INSERT INTO spent SELECT 0.0 WHERE NOT EXISTS (SELECT 1 FROM spent);
 """
 _COLUMNS = (
     "key, preference, raw_completion, tokens_in, tokens_out, usd, model_version, answered_at, seconds, origin, "
-    "switched, judge, draw, instruction, reference, output"
+    "switched, judge, draw"
 )
-
-
-@dataclass(frozen=True)
-class Question:
-    """What identifies a judgement: the pair, the order shown, who is asked, with which words, decoded how."""
-
-    instruction: str
-    reference: str
-    output: str
-    switched: bool
-    judge: str
-    prompt: str
-    """SHA-256 of the prompt template."""
-    decoding: str
-    draw: int = 0
-    """0 for the verdict that counts; 1, 2, ... for asking the same again."""
-
-    @cached_property
-    def key(self) -> str:
-        """SHA-256 of all fields."""
-        fields = [self.instruction, self.reference, self.output, self.switched, self.judge, self.prompt]
-        return _digest(canonical_json([*fields, self.decoding, self.draw]))
+_TEXTS = ", ".join(
+    f"(SELECT text FROM texts WHERE digest = judgements.{name})"
+    for name in ("instruction", "reference", "output")
+)
 
 
 @dataclass(frozen=True)
@@ -124,6 +111,7 @@ class JudgementLedger:
         self._database = sqlite3.connect(self.file, timeout=60, isolation_level=None)
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = FULL")
+        self._foreign_sums: dict[str, tuple[float, float]] = {}
         with self._transaction():
             for statement in filter(str.strip, _TABLES.split(";")):
                 self._database.execute(statement)
@@ -132,7 +120,9 @@ class JudgementLedger:
     def __enter__(self) -> JudgementLedger:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -143,14 +133,31 @@ class JudgementLedger:
         """Judgements by key, oldest first; without `everywhere` those of this host alone, which is quicker."""
         wanted = list(dict.fromkeys(keys))
         found: dict[str, list[Judgement]] = defaultdict(list)
-        for entry in self._select("key IN (SELECT value FROM json_each(?))", (json.dumps(wanted),), everywhere, texts=False):
+        for entry in self._select(
+            "key IN (SELECT value FROM json_each(?))", (json.dumps(wanted),), everywhere, texts=False
+        ):
             found[entry.key].append(entry.judgement)
         return dict(found)
 
-    def entries(self, *, judge: str | None = None, draw: int | None = None) -> list[Entry]:
-        """All judgements (of one judge, of one draw) of all hosts with their texts, oldest first."""
-        condition = "(?1 IS NULL OR judge = ?1) AND (?2 IS NULL OR draw = ?2)"
-        return self._select(condition, (judge, draw), everywhere=True, texts=True)
+    def entries(
+        self,
+        *,
+        judge: str | None = None,
+        draw: int | None = None,
+        before: str | None = None,
+        limit: int | None = None,
+    ) -> list[Entry]:
+        """Judgements of all hosts with their texts, oldest first: of one judge, of one draw, the first `limit`.
+
+        With `before` (UTC, ISO 8601) only those given earlier that hold a verdict.
+        """
+        condition = (
+            "(?1 IS NULL OR judge = ?1) AND (?2 IS NULL OR draw = ?2) "
+            "AND (?3 IS NULL OR answered_at < ?3 AND preference IS NOT NULL)"
+        )
+        values = (judge, draw, before, -1 if limit is None else limit)
+        found = self._select(condition, values, everywhere=True, texts=True, last="LIMIT ?4")
+        return found if limit is None else found[:limit]
 
     def record(self, question: Question, judgement: Judgement, *, reservation: int | None = None) -> None:
         """Store one judgement; it is on disk when this returns. Frees the reservation made for it."""
@@ -169,12 +176,16 @@ class JudgementLedger:
     def record_failure(self, key: str, *, run: str, reason: str) -> None:
         """Store that a run gave a question up without an answer."""
         with self._transaction():
-            self._database.execute("INSERT INTO failures (key, run, reason) VALUES (?, ?, ?)", (key, run, reason))
+            self._database.execute(
+                "INSERT INTO failures (key, run, reason) VALUES (?, ?, ?)", (key, run, reason)
+            )
 
     def failed_runs(self, keys: Iterable[str]) -> dict[str, dict[str, str]]:
         """For each question that was given up: the runs of this host that did, and why."""
         found: dict[str, dict[str, str]] = defaultdict(dict)
-        query = "SELECT key, run, reason FROM failures WHERE key IN (SELECT value FROM json_each(?)) ORDER BY id"
+        query = (
+            "SELECT key, run, reason FROM failures WHERE key IN (SELECT value FROM json_each(?)) ORDER BY id"
+        )
         for key, run, reason in self._database.execute(query, (json.dumps(list(keys)),)):
             found[key][run] = reason
         return dict(found)
@@ -190,8 +201,12 @@ class JudgementLedger:
         with self._transaction():
             committed = self.committed()
             if committed + usd > limit + 1e-12:
-                raise BudgetSpent(f"${committed:.4f} of ${limit:g} are spent or on their way, a request may cost ${usd:.4f}")
-            made = self._database.execute("INSERT INTO reservations (usd, made_at) VALUES (?, ?)", (usd, _now()))
+                raise BudgetSpent(
+                    f"${committed:.4f} of ${limit:g} are spent or on their way, a request may cost ${usd:.4f}"
+                )
+            made = self._database.execute(
+                "INSERT INTO reservations (usd, made_at) VALUES (?, ?)", (usd, _now())
+            )
             return int(made.lastrowid or 0)
 
     def release(self, reservation: int) -> None:
@@ -208,13 +223,19 @@ class JudgementLedger:
         return self.spent() + self._sum("SELECT coalesce(sum(usd), 0) FROM reservations")
 
     def _sum(self, query: str) -> float:
-        own: float = self._database.execute(query).fetchone()[0]
-        return own + sum(row[0] for file in self._others() for row in query_foreign(file, query))
+        own = self._database.execute(query).fetchone()[0]
+        read_at, foreign = self._foreign_sums.get(query, (-math.inf, 0.0))
+        if time.monotonic() - read_at > FOREIGN_FRESH:
+            foreign = sum(row[0] for file in self._others() for row in query_foreign(file, query))
+            self._foreign_sums[query] = (time.monotonic(), foreign)
+        return float(own + foreign)
 
     def _insert(self, question: Question, judgement: Judgement) -> None:
         texts = (question.instruction, question.reference, question.output)
         digests = [_digest(text) for text in texts]
-        self._database.executemany("INSERT OR IGNORE INTO texts VALUES (?, ?)", zip(digests, texts, strict=True))
+        self._database.executemany(
+            "INSERT OR IGNORE INTO texts VALUES (?, ?)", zip(digests, texts, strict=True)
+        )
         raw = None if judgement.raw_completion is None else json.dumps(judgement.raw_completion)
         self._database.execute(
             "INSERT INTO judgements (key, instruction, reference, output, switched, judge, prompt, decoding, draw, "
@@ -229,12 +250,13 @@ class JudgementLedger:
         if judgement.usd and judgement.origin == "asked":
             self._database.execute("UPDATE spent SET usd = usd + ?", (judgement.usd,))
 
-    def _select(self, condition: str, values: tuple[Any, ...], everywhere: bool, *, texts: bool) -> list[Entry]:
-        columns = _COLUMNS
-        if texts:
-            for name in ("instruction", "reference", "output"):
-                columns = columns.replace(name, f"(SELECT text FROM texts WHERE digest = {name})")
-        query = f"SELECT {columns} FROM judgements WHERE {condition} ORDER BY id"
+    def _select(
+        self, condition: str, values: tuple[Any, ...], everywhere: bool, *, texts: bool, last: str = ""
+    ) -> list[Entry]:
+        columns = _TEXTS if texts else "'', '', ''"
+        query = (
+            f"SELECT {_COLUMNS}, {columns} FROM judgements WHERE {condition} ORDER BY answered_at, id {last}"
+        )
         rows = self._database.execute(query, values).fetchall()
         if everywhere:
             rows += [row for file in self._others() for row in query_foreign(file, query, values)]
@@ -246,19 +268,24 @@ class JudgementLedger:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._database.execute("BEGIN IMMEDIATE")
         try:
+            self._database.execute("BEGIN IMMEDIATE")
             yield
-        except BaseException:
-            self._database.execute("ROLLBACK")
+            self._database.execute("COMMIT")
+        except BaseException as error:
+            if self._database.in_transaction:  # a full disk has ended it already
+                self._database.execute("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.file)) from None
             raise
-        self._database.execute("COMMIT")
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:
     key, preference, raw, tokens_in, tokens_out, usd, version, answered_at, seconds, origin = row[:10]
     completion = None if raw is None else json.loads(raw)
-    judgement = Judgement(preference, completion, tokens_in, tokens_out, usd, version, answered_at, seconds, origin)
+    judgement = Judgement(
+        preference, completion, tokens_in, tokens_out, usd, version, answered_at, seconds, origin
+    )
     switched, judge, draw, instruction, reference, output = row[10:]
     return Entry(key, instruction, reference, output, bool(switched), judge, draw, judgement)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from neft_lab.batching import plan_batches
 from neft_lab.journal import BatchJournal
+from neft_lab.judging.audit import Repeat
 from neft_lab.judging.pairs import DRAW, Pair, Verdict
 from neft_lab.judging.prompts import LocalPrompt, LocalTemplate, encode_text
 
@@ -36,10 +37,11 @@ class LocalJudgement:
     prompt_tokens: int
     cut: int
     """Prompts in which a text was longer than its place."""
-    consistent: int
-    """Pairs whose winner is the same in both orders."""
-    first_place: float
-    """Mean probability given to the answer shown first; 0.5 is no bias."""
+
+    def swaps(self, count: int) -> list[Repeat]:
+        """Both orders of the first `count` pairs, for the audit; pairs of equal answers are left out."""
+        raw = [verdict.raw_completion for verdict in self.verdicts[:count] if verdict.raw_completion]
+        return [Repeat(2 - row["reference_first"], 1 + row["output_first"], switched=False) for row in raw]
 
 
 def judge_locally(
@@ -54,14 +56,15 @@ def judge_locally(
 ) -> LocalJudgement:
     """Ask about every pair of different answers in both orders.
 
-    Args:
-        token_budget: tokens of one batch, padding included; batches are planned before the first one runs.
-        journal: finished batches; with the same plan a second call goes on after the last whole one.
-        advance: told the number of prompts of each finished batch.
+    Batches of at most `token_budget` tokens, padding included, are planned before the first one runs. `journal` keeps
+    the finished ones, so that a second call with the same plan goes on after the last whole one. `advance` is told the
+    number of prompts of each finished batch.
     """
     template = LocalTemplate.build(tokenizer)
     open_pairs = [pair for pair in pairs if not pair.identical]
-    prompts = [prompt for pair in open_pairs for prompt in _both_orders(pair, template, tokenizer, max_prompt_tokens)]
+    prompts = [
+        prompt for pair in open_pairs for prompt in _both_orders(pair, template, tokenizer, max_prompt_tokens)
+    ]
     batches = plan_batches([len(prompt.tokens) for prompt in prompts], token_budget=token_budget)
     first = [0.0] * len(prompts)
     with BatchJournal(journal, plan=_digest(prompts, batches, template)) as done:
@@ -84,7 +87,9 @@ def first_probabilities(
     tokens, mask = _pad_left(prompts, device=model.device)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     with torch.inference_mode():
-        output = model(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=1)
+        output = model(
+            input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=1
+        )
     logits = output.logits[:, -1, list(labels)].float()
     return [float(value) for value in logits.softmax(dim=1)[:, 0]]
 
@@ -109,8 +114,12 @@ def _both_orders(
         encode_text(tokenizer, text) for text in (pair.instruction, pair.reference, pair.output)
     )
     return (
-        template.fill({"instruction": instruction, "first": reference, "second": output}, max_tokens=max_tokens),
-        template.fill({"instruction": instruction, "first": output, "second": reference}, max_tokens=max_tokens),
+        template.fill(
+            {"instruction": instruction, "first": reference, "second": output}, max_tokens=max_tokens
+        ),
+        template.fill(
+            {"instruction": instruction, "first": output, "second": reference}, max_tokens=max_tokens
+        ),
     )
 
 
@@ -119,22 +128,20 @@ def _digest(prompts: Sequence[LocalPrompt], batches: Sequence[Sequence[int]], te
     return hashlib.sha256(json.dumps(plan).encode()).hexdigest()
 
 
-def _summarise(pairs: Sequence[Pair], prompts: Sequence[LocalPrompt], first: Sequence[float]) -> LocalJudgement:
+def _summarise(
+    pairs: Sequence[Pair], prompts: Sequence[LocalPrompt], first: Sequence[float]
+) -> LocalJudgement:
     answers = iter(zip(first[0::2], first[1::2], strict=True))
-    verdicts, consistent = [], 0
-    for pair in pairs:
-        if pair.identical:
-            verdicts.append(DRAW)
-            continue
-        reference_first, output_first = next(answers)
-        consistent += (reference_first < 0.5) == (output_first > 0.5)
-        raw = {"reference_first": reference_first, "output_first": output_first}
-        verdicts.append(Verdict(1 + (1 - reference_first + output_first) / 2, raw_completion=raw))
+    verdicts = [DRAW if pair.identical else _verdict(*next(answers)) for pair in pairs]
     return LocalJudgement(
         verdicts=verdicts,
         asked=len(prompts),
         prompt_tokens=sum(len(prompt.tokens) for prompt in prompts),
         cut=sum(prompt.cut for prompt in prompts),
-        consistent=consistent,
-        first_place=sum(first) / len(first) if first else 0.5,
     )
+
+
+def _verdict(reference_first: float, output_first: float) -> Verdict:
+    """From p(first is better) in both orders, which are kept."""
+    raw = {"reference_first": reference_first, "output_first": output_first}
+    return Verdict(1 + (1 - reference_first + output_first) / 2, raw_completion=raw)

@@ -99,6 +99,23 @@ def _pair(row: Row, reference: Row) -> Pair:
     )
 
 
+def check_reference(references: Sequence[Row]) -> None:
+    """Refuse the one file that is taken for AlpacaEval 1's reference and is not.
+
+    AlpacaEval's repository has two sets of text_davinci_003 answers. The leaderboard was judged against the long one
+    (mean 482 characters); `results/text_davinci_003/model_outputs.json` is the short one (308).
+
+    Raises:
+        UserError: the references are the short set.
+    """
+    davinci = [len(row["output"]) for row in references if row.get("generator") == "text_davinci_003"]
+    if len(davinci) == len(references) == 805 and sum(davinci) / 805 < 400:
+        raise UserError(
+            "judge.reference holds text_davinci_003's short answers, which AlpacaEval 1 was not judged against; "
+            "use output_1 of its annotation files, or judge.reference=alpaca_eval"
+        )
+
+
 def read_preference(value: Any) -> float | None:
     """A stored preference as AlpacaEval counts it: 0 is a draw, anything outside 1 to 2 is missing."""
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
@@ -108,7 +125,9 @@ def read_preference(value: Any) -> float | None:
     return float(value) if 1 <= value <= 2 else None
 
 
-def annotation_rows(pairs: Sequence[Pair], verdicts: Sequence[Verdict], *, annotator: str) -> list[dict[str, Any]]:
+def annotation_rows(
+    pairs: Sequence[Pair], verdicts: Sequence[Verdict], *, annotator: str
+) -> list[dict[str, Any]]:
     """Rows of AlpacaEval's annotations.json, one per pair, holes included with a null preference."""
     return [_annotation(pair, verdict, annotator) for pair, verdict in zip(pairs, verdicts, strict=True)]
 

@@ -14,8 +14,10 @@ from neft_lab.config import UserError
 from neft_lab.paths import CONF_DIR
 
 MILLION = 1_000_000
-BYTES_PER_TOKEN = 4.0
-"""English under GPT-4's tokenizer, where nothing better is known. No text has more tokens than bytes."""
+BYTES_PER_TOKEN = 4.4
+"""Judge prompts under GPT-4's tokenizer, where nothing better is known. No text has more tokens than bytes."""
+ANSWER_TOKENS = 40
+"""A ranking or a function call; a judge that explains itself writes more."""
 MESSAGE_TOKENS = 12
 """What the chat format adds to the texts of a system and a user message, at most."""
 
@@ -42,7 +44,7 @@ class CostEstimate:
     tokens_out: float
     usd: float
     source: str
-    """ledger: answers of this judge; tiktoken: counted; bytes: a quarter of the bytes."""
+    """ledger: answers of this judge; tiktoken: counted; bytes: guessed from them."""
 
     def __str__(self) -> str:
         return (
@@ -79,30 +81,39 @@ def find_price(model: str, told: Sequence[float] | None) -> Price:
 
 def upper_bound(body: dict[str, Any], price: Price) -> float:
     """The most that one request can cost: a token per byte in, every allowed token out."""
-    tokens_in = len(_prompt(body).encode()) + MESSAGE_TOKENS + len(str(body.get("tools", "")))
+    tokens_in = prompt_bytes(body) + MESSAGE_TOKENS + len(str(body.get("tools", "")))
     return price.usd(tokens_in, body["max_tokens"])
 
 
 def estimate_cost(
-    bodies: Sequence[dict[str, Any]], price: Price, *, answered: Sequence[tuple[int, int, int]] = (), openai: bool = False
+    bodies: Sequence[dict[str, Any]],
+    price: Price,
+    *,
+    answered: Sequence[tuple[int, int, int]] = (),
+    openai: bool = False,
 ) -> CostEstimate:
-    """What requests will cost.
+    """What requests with these `bodies` will cost.
 
-    Args:
-        bodies: the requests.
-        answered: (prompt bytes, tokens in, tokens out) of earlier answers of the same judge, the best source.
-        openai: the service is OpenAI's own, so that its tokenizer counts.
+    Token counts come from `answered`, (prompt bytes, tokens in, tokens out) of earlier answers of the same judge; else
+    from OpenAI's tokenizer where the service is OpenAI's own (`openai`); else from the number of bytes.
     """
-    sizes = [len(_prompt(body).encode()) for body in bodies]
+    sizes = [prompt_bytes(body) for body in bodies]
     if answered:
         rate = sum(row[1] for row in answered) / max(sum(row[0] for row in answered), 1)
         tokens_in, source = rate * sum(sizes), "ledger"
         tokens_out = len(bodies) * sum(row[2] for row in answered) / len(answered)
     else:
-        tokens_out = float(sum(min(body["max_tokens"], 100) for body in bodies))
+        tokens_out = float(sum(min(body["max_tokens"], ANSWER_TOKENS) for body in bodies))
         counted = _count_tokens(bodies) if openai and bodies else None
-        tokens_in, source = (counted, "tiktoken") if counted is not None else (sum(sizes) / BYTES_PER_TOKEN, "bytes")
+        tokens_in, source = (
+            (counted, "tiktoken") if counted is not None else (sum(sizes) / BYTES_PER_TOKEN, "bytes")
+        )
     return CostEstimate(len(bodies), tokens_in, tokens_out, price.usd(tokens_in, tokens_out), source)
+
+
+def prompt_bytes(body: dict[str, Any]) -> int:
+    """UTF-8 bytes of the texts of a request."""
+    return len(_prompt(body).encode())
 
 
 def _count_tokens(bodies: Sequence[dict[str, Any]]) -> float | None:
@@ -117,4 +128,6 @@ def _count_tokens(bodies: Sequence[dict[str, Any]]) -> float | None:
 
 
 def _prompt(body: dict[str, Any]) -> str:
-    return body["prompt"] if "prompt" in body else "\n".join(message["content"] for message in body["messages"])
+    return (
+        body["prompt"] if "prompt" in body else "\n".join(message["content"] for message in body["messages"])
+    )

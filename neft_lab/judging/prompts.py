@@ -115,7 +115,9 @@ def _label_tokens(tokenizer: PreTrainedTokenizerBase, before: str) -> tuple[tupl
     for place, pair in enumerate(zip(first, second, strict=False)):
         if pair[0] != pair[1]:
             return first[:place], pair
-    raise UserError(f"judge.model: its tokenizer does not tell the labels {LABELS} apart; choose another model")
+    raise UserError(
+        f"judge.model: its tokenizer does not tell the labels {LABELS} apart; choose another model"
+    )
 
 
 def _chat_text(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -38,6 +38,18 @@ def replay(
     return pairs, verdicts
 
 
+def look_up(
+    pairs: Sequence[Pair], annotations: Sequence[Row], *, parse: Parser | None = None
+) -> list[Verdict]:
+    """Verdicts that the annotations hold on pairs, equal in all three texts; a hole where they hold none."""
+    stored = {(row["instruction"], row["output_1"], row["output_2"]): row for row in annotations}
+    keys = [(pair.instruction, pair.reference, pair.output) for pair in pairs]
+    return [
+        _verdict(stored[key], pair, parse) if key in stored else Verdict(None, hole="not in the file")
+        for key, pair in zip(keys, pairs, strict=True)
+    ]
+
+
 def raw_parser(evaluator: str, *, seed: int) -> Parser:
     """Reads a stored raw completion as the evaluator does, with the order in which the pair was shown."""
     from neft_lab.judging.evaluators import load_evaluator

@@ -34,7 +34,12 @@ def summarise(
     if controlled.length_overlap is not None:
         metrics["length_overlap"] = controlled.length_overlap
     facts = {
-        "counts": {"wins": counts.wins, "losses": counts.losses, "draws": counts.draws, "total": counts.total},
+        "counts": {
+            "wins": counts.wins,
+            "losses": counts.losses,
+            "draws": counts.draws,
+            "total": counts.total,
+        },
         "holes": dict(Counter(verdict.hole for verdict in verdicts if verdict.hole is not None)),
         "length_control": {"difficulty": controlled.difficulty, "extrapolates": controlled.extrapolates},
     }

@@ -14,22 +14,35 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from neft_lab.scoring.tree import Cluster, Group, Row, Scored
+from neft_lab.scoring.tree import Group, Row, Scored
 
 LOGIT_ROWS = 128
 """Positions whose log-softmax is taken at once; keeps its float32 copy small."""
 
 
-class Tally:
-    """Sums of log-probabilities and whether every target was the likeliest token, by request."""
+@dataclass(frozen=True)
+class Part:
+    """What one pass found: for each scored position its request, log-probability, and whether it is the likeliest."""
+
+    requests: np.ndarray
+    logprobs: np.ndarray
+    greedy: np.ndarray
+
+
+class Answers:
+    """Log-likelihoods and greedy flags, by request, as passes add to them."""
 
     def __init__(self, requests: int) -> None:
-        self.loglikelihoods = np.zeros(requests)
-        self.greedy = np.ones(requests, dtype=bool)
+        self._loglikelihoods = np.zeros(requests)
+        self._greedy = np.ones(requests, dtype=bool)
 
-    def add(self, requests: np.ndarray, logprobs: Tensor, greedy: Tensor) -> None:
-        np.add.at(self.loglikelihoods, requests, logprobs.double().cpu().numpy())
-        np.logical_and.at(self.greedy, requests, greedy.cpu().numpy())
+    def add(self, parts: Sequence[Part]) -> None:
+        for part in parts:
+            np.add.at(self._loglikelihoods, part.requests, part.logprobs)
+            np.logical_and.at(self._greedy, part.requests, part.greedy)
+
+    def __getitem__(self, request: int) -> tuple[float, bool]:
+        return float(self._loglikelihoods[request]), bool(self._greedy[request])
 
 
 @dataclass(frozen=True)
@@ -44,29 +57,27 @@ class Scorer:
     softmax_dtype: torch.dtype
     autocast: Callable[[], Any]
 
-    def run(self, group: Group, tally: Tally) -> None:
-        """Compute one group and add its scores."""
-        stems = self._run_stems(group.clusters, tally, keep=bool(group.batches))
+    def run(self, group: Group) -> list[Part]:
+        """Compute one group: its stems in an ordinary causal pass, then its batches of rows."""
+        tokens = self._pad([cluster.stem for cluster in group.clusters])  # nobody sees padding on the right
+        scored = [cluster.scored for cluster in group.clusters]
+        if not group.batches:
+            return self._forward(scored, input_ids=tokens, use_cache=False)
+        stems = DynamicCache()  # without the config: sliding layers keep all their keys too
+        parts = self._forward(scored, input_ids=tokens, past_key_values=stems, use_cache=True)
         lengths = [len(cluster.stem) for cluster in group.clusters]
         for batch in group.batches:
-            self._run_rows(batch, stems, lengths, tally)
+            parts += self._run_rows(batch, stems, lengths)
+        return parts
 
-    def _run_stems(self, clusters: Sequence[Cluster], tally: Tally, *, keep: bool) -> Cache:
-        """An ordinary causal pass; padding on the right is seen by nobody."""
-        tokens = self._pad([cluster.stem for cluster in clusters])
-        cache = DynamicCache()  # without the config: sliding layers keep all their keys too
-        chosen = [cluster.scored for cluster in clusters]
-        self._forward(chosen, tokens.shape[1], tally, input_ids=tokens, past_key_values=cache if keep else None, use_cache=keep)
-        return cache
-
-    def _run_rows(self, batch: Sequence[tuple[int, Row]], stems: Cache, lengths: Sequence[int], tally: Tally) -> None:
+    def _run_rows(self, batch: Sequence[tuple[int, Row]], stems: Cache, lengths: Sequence[int]) -> list[Part]:
         owners, rows = [owner for owner, _ in batch], [row for _, row in batch]
         tokens = self._pad([row.tokens for row in rows])
         options: dict[str, Any] = {"input_ids": tokens, "past_key_values": _Stems(stems, owners), "use_cache": True}
         if self._takes_positions:
             options["position_ids"] = self._pad([row.depths for row in rows])
         options["attention_mask"] = self._mask(rows, [lengths[owner] for owner in owners], max(lengths), tokens.shape[1])
-        self._forward([row.scored for row in rows], tokens.shape[1], tally, **options)
+        return self._forward([row.scored for row in rows], **options)
 
     def _pad(self, sequences: Sequence[np.ndarray]) -> Tensor:
         table = np.zeros((len(sequences), max(map(len, sequences))), dtype=np.int64)
@@ -91,31 +102,33 @@ class Scorer:
         bare = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         return "position_ids" in inspect.signature(bare.forward).parameters
 
-    def _forward(self, scored: Sequence[Scored], width: int, tally: Tally, **options: Any) -> None:
+    def _forward(self, scored: Sequence[Scored], **options: Any) -> list[Part]:
         """One pass over (b, t) tokens; only the scored positions go through the output head."""
+        width = options["input_ids"].shape[1]
         places = np.concatenate([row * width + one.positions for row, one in enumerate(scored)])
         flat, pairs = np.unique(places, return_inverse=True)
-        with torch.no_grad(), self.autocast(), _head_sees(self.model, torch.from_numpy(flat).to(self.device)):
-            logits = self.model(**options).logits
-        if len(flat) == 0:
-            return
-        logits = logits.flatten(0, 1)
+        chosen = torch.from_numpy(flat).to(self.device)
+        with torch.no_grad(), self.autocast(), _head_sees(self.model, chosen):
+            logits = self.model(**options).logits.flatten(0, 1)
         if len(logits) != len(flat):  # a model whose head could not be reached
-            logits = logits[torch.from_numpy(flat).to(logits.device)]
+            logits = logits[chosen.to(logits.device)]
         targets = np.concatenate([one.targets for one in scored])
         requests = np.concatenate([one.requests for one in scored])
         order = np.argsort(pairs, kind="stable")
-        self._score(logits, pairs[order], targets[order], requests[order], tally)
+        return list(self._look_up(logits, pairs[order], targets[order], requests[order]))
 
-    def _score(self, logits: Tensor, pairs: np.ndarray, targets: np.ndarray, requests: np.ndarray, tally: Tally) -> None:
-        """logits: (n, vocabulary); ``pairs`` rises and says which row a target is looked up in."""
+    def _look_up(
+        self, logits: Tensor, pairs: np.ndarray, targets: np.ndarray, requests: np.ndarray
+    ) -> Iterator[Part]:
+        """logits: (n, vocabulary). ``pairs`` rises and says in which row each target is looked up."""
         for first in range(0, len(logits), LOGIT_ROWS):
             low, high = np.searchsorted(pairs, [first, first + LOGIT_ROWS])
             logprobs = torch.log_softmax(logits[first : first + LOGIT_ROWS], dim=-1, dtype=self.softmax_dtype)
             rows = torch.from_numpy(pairs[low:high] - first).to(logits.device)
             wanted = torch.from_numpy(targets[low:high]).to(logits.device)
             greedy = logprobs.argmax(dim=-1)[rows] == wanted
-            tally.add(requests[low:high], logprobs[rows, wanted], greedy)
+            found = logprobs[rows, wanted].double()
+            yield Part(requests[low:high], found.cpu().numpy(), greedy.cpu().numpy())
 
 
 def _mark_ancestors(table: np.ndarray, row: Row) -> None:

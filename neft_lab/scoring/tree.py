@@ -202,6 +202,12 @@ class Group:
     clusters: Sequence[Cluster]
     batches: Sequence[Sequence[tuple[int, Row]]]
 
+    @property
+    def requests(self) -> list[int]:
+        """The requests that are answered once this group is computed."""
+        scored = [one.scored for one in self.clusters] + [row.scored for batch in self.batches for _, row in batch]
+        return np.unique(np.concatenate([one.requests for one in scored])).tolist()
+
 
 def plan_groups(clusters: Sequence[Cluster], *, token_budget: int, scored_budget: int) -> Iterator[Group]:
     """Put clusters into groups, the longest first, so that what does not fit into memory fails at once.
@@ -212,7 +218,7 @@ def plan_groups(clusters: Sequence[Cluster], *, token_budget: int, scored_budget
     single = [one for one in clusters if len(one.rows) <= 1]
     sizes = [max(map(len, (one.stem, *(row.tokens for row in one.rows)))) for one in single]
     scored = [len(one.scored.positions) + sum(len(row.scored.positions) for row in one.rows) for one in single]
-    for members in _fill(sizes, scored, token_budget, scored_budget):
+    for members in fill(sizes, scored, token_budget, scored_budget):
         together = [single[member] for member in members]
         rows = [(owner, row) for owner, one in enumerate(together) for row in one.rows]
         yield Group(together, [rows] if rows else [])
@@ -220,11 +226,28 @@ def plan_groups(clusters: Sequence[Cluster], *, token_budget: int, scored_budget
         # The stem's keys are copied for each row, which costs less than its tokens did, but not nothing.
         sizes = [len(row.tokens) + len(one.stem) // 8 for row in one.rows]
         scored = [len(row.scored.positions) for row in one.rows]
-        filled = _fill(sizes, scored, token_budget, scored_budget)
+        filled = fill(sizes, scored, token_budget, scored_budget)
         yield Group([one], [[(0, one.rows[member]) for member in members] for members in filled])
 
 
-def _fill(sizes: Sequence[int], scored: Sequence[int], token_budget: int, scored_budget: int) -> Iterator[list[int]]:
+def halve(group: Group) -> list[Group]:
+    """The same work in two groups or in smaller batches; empty where it cannot be made smaller."""
+    if len(group.clusters) > 1:
+        middle = len(group.clusters) // 2
+        rows = [pair for batch in group.batches for pair in batch]
+        first = [(owner, row) for owner, row in rows if owner < middle]
+        second = [(owner - middle, row) for owner, row in rows if owner >= middle]
+        return [
+            Group(group.clusters[:middle], [first] if first else []),
+            Group(group.clusters[middle:], [second] if second else []),
+        ]
+    if max(map(len, group.batches), default=0) < 2:
+        return []
+    halves = [(batch[: len(batch) // 2], batch[len(batch) // 2 :]) for batch in group.batches]
+    return [Group(group.clusters, [half for pair in halves for half in pair if half])]
+
+
+def fill(sizes: Sequence[int], scored: Sequence[int], token_budget: int, scored_budget: int) -> Iterator[list[int]]:
     """Batches of items by falling size, as many as the budgets hold, at least one."""
     batch: list[int] = []
     wanted = 0

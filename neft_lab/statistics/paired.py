@@ -120,23 +120,32 @@ def summarize(
 def sign_flip_p(differences: ArrayLike, *, resamples: int = 10_000, seed: int = 0) -> float:
     """Two-sided p-value of a zero mean, flipping the sign of each of `differences` (items or cluster sums,).
 
-    Exact when all sign patterns are no more than `resamples`, else a random sample of them.
+    Exact when all sign patterns are no more than `resamples`, else a random sample of them. Patterns other than the
+    observed one that give the same sum count half (mid-p): wins and losses tie often, graded scores do not.
     """
     values = np.asarray(differences, dtype=np.float64)
     values = values[values != 0]  # flipping a zero changes nothing
-    observed = abs(float(values.sum())) * (1 - 1e-12)  # sums of one pattern may differ by rounding
+    total = abs(float(values.sum()))
+    if total == 0:
+        return 1.0
+    rounding = 1e-9 * total
     if len(values) <= int(math.log2(resamples)):
         patterns = (np.arange(2 ** len(values))[:, None] >> np.arange(len(values))) & 1
-        sums = (2 * patterns - 1) @ values
-        return float(np.mean(np.abs(sums) >= observed))
+        excess = np.abs((2 * patterns - 1) @ values) - total
+        ties = (
+            int((np.abs(excess) <= rounding).sum()) - 2
+        )  # the observed pattern and its mirror image count in full
+        above = int((excess > rounding).sum())
+        return float((above + ties / 2 + 2) / 2 ** len(values))
     generator = np.random.default_rng(seed)
-    exceeding, total = 0, float(values.sum())
+    extreme = 1.0  # the observed pattern
     for start in range(0, resamples, 1000):
         rows = min(1000, resamples - start)
         bits = np.frombuffer(generator.bytes(rows * (len(values) // 8 + 1)), dtype=np.uint8).reshape(rows, -1)
         flipped = np.unpackbits(bits, axis=1, count=len(values))
-        exceeding += int((np.abs(total - 2 * (flipped @ values)) >= observed).sum())
-    return (exceeding + 1) / (resamples + 1)
+        excess = np.abs(values.sum() - 2 * (flipped @ values)) - total
+        extreme += float((excess > rounding).sum()) + float((np.abs(excess) <= rounding).sum()) / 2
+    return extreme / (resamples + 1)
 
 
 def mcnemar_mid_p(only_a: int, only_b: int) -> float:
