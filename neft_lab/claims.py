@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from neft_lab.budget import SmallestDifference, smallest_difference
 from neft_lab.config import SweepConfig
+from neft_lab.labels import short_label
 from neft_lab.items import READERS, Items, align, read_items
 from neft_lab.results import CellResult, find_cell, shown
 from neft_lab.statistics import (
@@ -18,6 +20,7 @@ from neft_lab.statistics import (
     accuracy,
     holm,
     mean_value,
+    measure_variation,
     paired_difference,
 )
 
@@ -55,7 +58,7 @@ class Comparison:
 
     @property
     def label(self) -> str:
-        return ", ".join(f"{name}={shown(value)}" for name, value in self.arm.items() if self.baseline.get(name) != value)
+        return short_label(self.arm, [name for name, value in self.arm.items() if self.baseline.get(name) != value])
 
 
 def without_seed(axes: dict[str, Any]) -> dict[str, Any]:
@@ -98,6 +101,23 @@ def compare(rows: Sequence[CellResult], sweep: SweepConfig, metrics: Sequence[st
         of_metric = [one for arm, base in pairs if (one := _compare(arm, base, metric)) is not None]
         found += _decide(of_metric, metric, sweep)
     return found
+
+
+def detectable_difference(rows: Sequence[CellResult], sweep: SweepConfig) -> SmallestDifference | None:
+    """How small a difference of the primary metric this sweep could have seen, from the spread of its own pairs."""
+    found = []
+    pairs = _paired_rows(rows)
+    for arm, base in pairs:
+        both = [(read_items(row, sweep.primary), read_items(other, sweep.primary)) for row, other in zip(arm, base, strict=True)]
+        kept = [(left, right) for left, right in both if left is not None and right is not None]
+        if not kept or kept[0][0].scale != 100:
+            continue
+        labels, scores = align([*(left for left, _ in kept), *(right for _, right in kept)])
+        if len(labels) > 1:
+            variation = measure_variation(scores[: len(kept)], scores[len(kept) :], source="this sweep's own pairs")
+            found.append(smallest_difference(items=len(labels), seeds=len(kept), variation=variation, comparisons=len(pairs)))
+    found = [one for one in found if one.points > 0]  # arms that answered alike say nothing of the spread
+    return max(found, key=lambda one: one.points) if found else None
 
 
 def _paired_rows(rows: Sequence[CellResult]) -> list[tuple[list[CellResult], list[CellResult]]]:

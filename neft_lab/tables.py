@@ -69,12 +69,13 @@ def rounded(value: float, low: float, high: float) -> str:
     if math.isnan(low) or math.isnan(high):
         return f"{value:.4g}"
     digits = _digits((high - low) / 2)
+    value, low, high = (round(number, digits) + 0.0 for number in (value, low, high))  # + 0.0: no minus zero
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def _digits(half: float) -> int:
-    """Decimals of which the last is of the size of a tenth of the half width."""
-    return 0 if half <= 0 or not math.isfinite(half) else max(0, min(4, 1 - math.floor(math.log10(half)) - 1))
+    """Decimals that keep one digit of the interval's half width: 0 from 1 on, 1 from 0.1 on, at most 4."""
+    return 0 if half <= 0 or not math.isfinite(half) else max(0, min(4, -math.floor(math.log10(half))))
 
 
 def title_of(metric: str) -> str:
@@ -160,6 +161,15 @@ def difference_table(comparisons: Sequence[Comparison]) -> Table:
         notes.append("With one seed per arm these are differences of two checkpoints, not of two ways of training.")
     return Table("Differences from the baseline", ["arm", "metric", "difference", "items x seeds", "p", "p (Holm)",
                                                    "verdict", "remarks"], rows, notes)  # fmt: skip
+
+
+def primary_table(comparisons: Sequence[Comparison]) -> Table:
+    """The differences of one metric, narrow enough for a terminal."""
+    whole = difference_table(comparisons)
+    kept = [place for place, name in enumerate(whole.header) if name != "metric" and any(row[place] for row in whole.rows)]
+    rows = [[row[place] for place in kept] for row in whole.rows]
+    title = f"{whole.title}: {title_of(comparisons[0].metric)}"
+    return Table(title, [whole.header[place] for place in kept], rows, whole.notes)
 
 
 def _p(value: float) -> str:

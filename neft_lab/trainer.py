@@ -82,6 +82,8 @@ class NoisyTrainer(Trainer):  # type: ignore[misc]
         self.noise = noise
         self.noise_config = noise_config
         self.micro_batches = 0
+        self.tokens: Tensor | int = 0
+        """Real tokens the model was trained on so far."""
         self._saving: Path | None = None
         if loss_average is LossAverage.paper:
             # mean over a micro-batch's tokens, then plain mean over micro-batches: what the paper's code does
@@ -89,10 +91,11 @@ class NoisyTrainer(Trainer):  # type: ignore[misc]
         self.remove_callback(PrinterCallback)
         self.add_callback(Telling(progress))
 
-    def training_step(self, *arguments: Any, **options: Any) -> Tensor:
+    def training_step(self, model: Any, batch: dict[str, Any], *arguments: Any, **options: Any) -> Tensor:
         """One micro-batch forward and backward."""
         self.micro_batches += 1
-        loss: Tensor = super().training_step(*arguments, **options)
+        self.tokens = self.tokens + batch["attention_mask"].sum()  # on the device: no wait for it
+        loss: Tensor = super().training_step(model, batch, *arguments, **options)
         return loss
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
@@ -116,13 +119,18 @@ class NoisyTrainer(Trainer):  # type: ignore[misc]
         return str(self._saving) if self._saving else super()._get_output_dir(trial)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write under another name, sync, rename, and only then drop the older ones."""
+        """Write under another name, sync, rename, and only then drop the older ones.
+
+        After the last step nothing is written: the model itself follows at once.
+        """
+        if self.state.global_step >= self.state.max_steps:
+            return
         root = Path(self.args.output_dir)
         name = f"checkpoint-{self.state.global_step}"
         with self._elsewhere(root / PARTIAL):
             super()._save_checkpoint(model, trial)
         written = root / PARTIAL / name
-        write_json(written / "noise.json", {"micro_batches": self.micro_batches, **self.noise.state_dict()})
+        write_json(written / "noise.json", {"micro_batches": self.micro_batches, "tokens": int(self.tokens), **self.noise.state_dict()})
         sync_folder(root / PARTIAL)
         os.rename(written, root / name)
         for older in root.glob("checkpoint-*"):
@@ -144,7 +152,7 @@ class NoisyTrainer(Trainer):  # type: ignore[misc]
         last = get_last_checkpoint(str(root)) if root.is_dir() else None
         if last is not None:
             state = read_json(Path(last) / "noise.json")
-            self.micro_batches = state.pop("micro_batches")
+            self.micro_batches, self.tokens = state.pop("micro_batches"), state.pop("tokens")
             self.noise.load_state_dict(state)
         with self.noise:
             self.train(resume_from_checkpoint=last)

@@ -16,9 +16,9 @@ from neft_lab.config import JudgeConfig
 from neft_lab.judging.asked import Judge, interleave, judge_over_http, load_judge
 from neft_lab.judging.audit import Repeat, audit_swaps, read_stored, validate, validation_metrics
 from neft_lab.judging.controls import prefer_longest, prefer_random
-from neft_lab.judging.ledger import Judgement, JudgementLedger
+from neft_lab.judging.ledger import JudgementLedger
 from neft_lab.judging.pairs import Pair, Verdict
-from neft_lab.judging.questions import make_request
+from neft_lab.judging.questions import Judgement, make_request
 from neft_lab.statistics import win_rate
 from tests.judge_server import judge_server
 from tests.test_judging_stage import judge_config

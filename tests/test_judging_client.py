@@ -13,10 +13,10 @@ from neft_lab.config import UserError
 from neft_lab.judging.client import Answer, JudgingStopped, ask_all
 from neft_lab.judging.evaluators import load_evaluator
 from neft_lab.judging.failures import read_retry_after
-from neft_lab.judging.ledger import Judgement, JudgementLedger
+from neft_lab.judging.ledger import JudgementLedger
 from neft_lab.judging.pairs import Pair
 from neft_lab.judging.prices import Price
-from neft_lab.judging.questions import Request, make_request
+from neft_lab.judging.questions import Judgement, Request, make_request
 from neft_lab.judging.transport import Service
 from tests.judge_server import judge_server
 

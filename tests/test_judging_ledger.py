@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from neft_lab.judging.evaluators import load_evaluator
 from neft_lab.judging.exchange import export_annotations, import_annotations, main
-from neft_lab.judging.ledger import BudgetSpent, Judgement, JudgementLedger
+from neft_lab.judging.ledger import BudgetSpent, JudgementLedger
 from neft_lab.judging.pairs import Pair
-from neft_lab.judging.questions import Question, make_request
+from neft_lab.judging.questions import Judgement, Question, make_request
 from tests.judge_server import judge_server
 from tests.judging_worker import CONCURRENCY, JUDGE, make_requests, work
 

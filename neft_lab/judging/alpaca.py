@@ -26,9 +26,8 @@ def parsers() -> Any:
         from alpaca_eval import completion_parsers
     quiet = logging.getLogger("neft_lab.alpaca_eval")
     quiet.setLevel(logging.CRITICAL + 1)
-    completion_parsers.logging = (
-        quiet  # it logs through the module's functions, which a logger has as methods
-    )
+    # it logs through the functions of the module, which a logger has as methods
+    completion_parsers.logging = quiet
     return completion_parsers
 
 

@@ -13,10 +13,10 @@ from neft_lab.config import JudgeConfig, JudgeKind, UserError
 from neft_lab.judging.audit import Repeat, audit_canaries, audit_repeats, audit_swaps, sample
 from neft_lab.judging.client import Answer, JudgingStopped, ask_all
 from neft_lab.judging.evaluators import OPENAI_URL, Evaluator, load_evaluator
-from neft_lab.judging.ledger import Judgement, JudgementLedger
+from neft_lab.judging.ledger import JudgementLedger
 from neft_lab.judging.pairs import DRAW, Pair, Verdict
 from neft_lab.judging.prices import CostEstimate, estimate_cost, find_price, prompt_bytes
-from neft_lab.judging.questions import Request, judge_name, make_request
+from neft_lab.judging.questions import Judgement, Request, judge_name, make_request
 from neft_lab.judging.summary import Metrics
 from neft_lab.judging.transport import Service
 from neft_lab.progress import Progress

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from neft_lab.judging.alpaca import parsers
 from neft_lab.judging.evaluators import Evaluator
 from neft_lab.judging.failures import Refused, ServiceFailure, Stopped, Unusable
-from neft_lab.judging.ledger import BudgetSpent, Judgement, JudgementLedger
-from neft_lab.judging.questions import Request
+from neft_lab.judging.ledger import BudgetSpent, JudgementLedger
+from neft_lab.judging.questions import Judgement, Request
 from neft_lab.judging.transport import Service, Transport
 
 DOWN_AFTER = 10

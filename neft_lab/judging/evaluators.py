@@ -215,9 +215,8 @@ def _parse(parser: str, options: Mapping[str, Any], completion: Any) -> float | 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the parsers evaluate the judge's text as a Python literal
-            found = list(
-                getattr(parsers(), parser)(completion, **copy.deepcopy(dict(options)))
-            )  # one compiles in place
+            own = copy.deepcopy(dict(options))  # one of the parsers compiles its patterns in place
+            found = list(getattr(parsers(), parser)(completion, **own))
     except Exception:  # any text may come from a judge, and any error means that there is no verdict in it
         return None
     if len(found) != 1 or found[0] is None:

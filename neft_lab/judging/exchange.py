@@ -14,9 +14,9 @@ from typing import Any
 
 from neft_lab.config import UserError
 from neft_lab.judging.evaluators import OPENAI_URL, Evaluator, load_evaluator
-from neft_lab.judging.ledger import FOLDER, Judgement, JudgementLedger
+from neft_lab.judging.ledger import FOLDER, JudgementLedger
 from neft_lab.judging.pairs import Pair, Row, Verdict, annotation_rows, read_preference, read_rows
-from neft_lab.judging.questions import Question, judge_name, make_request
+from neft_lab.judging.questions import Judgement, Question, judge_name, make_request
 from neft_lab.store import write_json
 
 

@@ -20,14 +20,13 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from neft_lab.judging.foreign import query_foreign
-from neft_lab.judging.questions import Question
+from neft_lab.judging.questions import Entry, Judgement, Question
 
 SCHEMA = 1
 FOLDER = "judgements"
@@ -59,37 +58,6 @@ _TEXTS = ", ".join(
     f"(SELECT text FROM texts WHERE digest = judgements.{name})"
     for name in ("instruction", "reference", "output")
 )
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """One answer of a judge, with or without a verdict in it."""
-
-    preference: float | None
-    raw_completion: Any
-    tokens_in: int | None = None
-    tokens_out: int | None = None
-    usd: float | None = None
-    model_version: str | None = None
-    """The model that says it answered, which is not always the one that was asked for."""
-    answered_at: str = ""
-    """UTC, ISO 8601; empty: now."""
-    seconds: float | None = None
-    origin: str = "asked"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A judgement read back, with its pair."""
-
-    key: str
-    instruction: str
-    reference: str
-    output: str
-    switched: bool
-    judge: str
-    draw: int
-    judgement: Judgement
 
 
 class BudgetSpent(Exception):

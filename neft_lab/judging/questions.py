@@ -1,10 +1,11 @@
-"""What identifies a judgement, and the request that asks for it."""
+"""Questions to a judge: what identifies one, the request that asks it, and the judgement that comes back."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from neft_lab.judging.evaluators import Evaluator
 from neft_lab.judging.pairs import Pair
@@ -32,6 +33,37 @@ class Question:
         """SHA-256 of all fields."""
         fields = [self.instruction, self.reference, self.output, self.switched, self.judge, self.prompt]
         return hashlib.sha256(canonical_json([*fields, self.decoding, self.draw]).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One answer of a judge, with or without a verdict in it."""
+
+    preference: float | None
+    raw_completion: Any
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    usd: float | None = None
+    model_version: str | None = None
+    """The model that says it answered, which is not always the one that was asked for."""
+    answered_at: str = ""
+    """UTC, ISO 8601; empty: now."""
+    seconds: float | None = None
+    origin: str = "asked"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A judgement read back, with its pair."""
+
+    key: str
+    instruction: str
+    reference: str
+    output: str
+    switched: bool
+    judge: str
+    draw: int
+    judgement: Judgement
 
 
 @dataclass(frozen=True)

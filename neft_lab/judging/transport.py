@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from neft_lab.config import UserError
 from neft_lab.judging.evaluators import OPENAI_URL, Evaluator
 from neft_lab.judging.failures import RateLimited, Stopped, Transient, classify, read_response
-from neft_lab.judging.ledger import Judgement, JudgementLedger
+from neft_lab.judging.ledger import JudgementLedger
 from neft_lab.judging.prices import Price, upper_bound
-from neft_lab.judging.questions import Request
+from neft_lab.judging.questions import Judgement, Request
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

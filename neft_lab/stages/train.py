@@ -147,6 +147,7 @@ def _counts(examples: list[Example], trainer: NoisyTrainer) -> Metrics:
     return {
         "train_rows": len(examples),
         "train_steps": trainer.state.global_step,
+        "train_tokens": int(trainer.tokens),
         "micro_batches": trainer.micro_batches,
         "truncated_share": 100 * sum(example.truncated for example in examples) / len(examples),
     }

@@ -16,9 +16,10 @@ from neft_lab.statistics.scores import Floats
 # two seeds and between 4.5 and 5.2 % above, whatever share of the variance the seeds have.
 _SEED_PRIOR = {1: (12.0, 0.2), 2: (4.0, 0.8)}
 _SEED_PRIOR_MANY = (3.0, 1.3)
-# Two seeds can be held to the 5 % level but not below it at the same time (a 1 % test would reject up to 3.5 %), and
-# corrections for many comparisons live there. The flat prior 1 / A, never too bold, therefore bounds smaller values.
-_TWO_SEED_FLOOR = 0.049
+# Two and three seeds cannot be held to 5 % and to smaller levels at once (a 1 % test would reject up to 3.5 and 1.5 %),
+# and corrections for many comparisons need the smaller ones. The prior 1 / A, never too bold, therefore bounds them.
+_FEW_SEEDS = 3
+_CALIBRATED_FROM = 0.049
 _LOG_RATIOS = np.arange(-9.0, 45.0, 0.25)
 _RATIOS = np.exp(_LOG_RATIOS)
 
@@ -63,9 +64,9 @@ class Spread:
             variances = np.array([self.seed_variance + self.item_variance])
             return float(_two_sided_tail(deviation, variances, self.item_variance, self.items - 1)[0])
         tail = self._mixed_tail(deviation, _SEED_PRIOR.get(self.seeds - 1, _SEED_PRIOR_MANY))
-        if self.seeds > 2 or tail > _TWO_SEED_FLOOR:
+        if self.seeds > _FEW_SEEDS or tail > _CALIBRATED_FROM:
             return tail
-        return max(tail, min(self._mixed_tail(deviation, None), _TWO_SEED_FLOOR))
+        return max(tail, min(self._mixed_tail(deviation, None), _CALIBRATED_FROM))
 
     def _mixed_tail(self, deviation: float, prior: tuple[float, float] | None) -> float:
         """The tail averaged over the posterior of the seed variance A under the prior (k, c), or 1 / A without one."""

@@ -1,0 +1,66 @@
+"""The sweep's answer in a sentence, made from the test results and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from neft_lab.claims import DESCRIBED, JUDGED, LEVEL, Comparison
+from neft_lab.config import SweepConfig
+from neft_lab.labels import axis_title
+from neft_lab.results import CellResult, shown
+from neft_lab.tables import rounded, title_of
+
+UNJUDGED = "judge not validated"
+
+
+def answer_sentence(comparisons: Sequence[Comparison], sweep: SweepConfig, rows: Sequence[CellResult]) -> str:
+    """What may be said about the primary metric; "cannot tell these apart" is an answer."""
+    primary = [one for one in comparisons if one.metric == sweep.primary]
+    holes = sum(bool(row.holes) for row in rows)
+    ending = f" {holes} of {len(rows)} cells have holes." if holes else ""
+    if not primary:
+        return f"Nothing is compared on {title_of(sweep.primary)}.{ending}"
+    if any(UNJUDGED in one.flags for one in primary):
+        return (f"No answer: this judge is not validated, so its {title_of(sweep.primary)} decides nothing. "
+                f"{_largest(primary)}{ending}")  # fmt: skip
+    found = [one for one in primary if one.verdict in ("higher", "lower")]
+    if not found:
+        return f"No {_things(primary)} can be told apart from the baseline. {_largest(primary)}{ending}"
+    told = "; ".join(f"{_name(one)} is {one.verdict} by {_size(one)}" for one in found)
+    rest = len(primary) - len(found)
+    others = f" The other {rest} cannot be told apart from it." if rest else ""
+    return f"Against the baseline, on {title_of(sweep.primary)}: {told} (Holm, {LEVEL:.0%}).{others}{ending}"
+
+
+def _things(primary: Sequence[Comparison]) -> str:
+    return "checkpoint" if primary[0].difference.about == "checkpoints" else "arm"
+
+
+def _name(one: Comparison) -> str:
+    changed = [(name, value) for name, value in one.arm.items() if one.baseline.get(name) != value]
+    label = ", ".join(f"{axis_title(name)} {shown(value)}" for name, value in changed)
+    return f"the checkpoint with {label}" if one.difference.about == "checkpoints" else label
+
+
+def _size(one: Comparison) -> str:
+    size = rounded(one.difference.value, one.difference.low, one.difference.high)
+    return size if one.metric in DESCRIBED else f"{size} points"
+
+
+def _largest(primary: Sequence[Comparison]) -> str:
+    largest = max(primary, key=lambda one: abs(one.difference.value))
+    return f"The largest difference is {_size(largest)}, for {_name(largest)}."
+
+
+def warnings_of(comparisons: Sequence[Comparison], rows: Sequence[CellResult]) -> list[str]:
+    """What a reader must know before believing the tables."""
+    told = dict.fromkeys(flag for one in comparisons for flag in one.flags)
+    found = []
+    if any(UNJUDGED in one.flags for one in comparisons if one.metric in JUDGED):
+        told.pop(UNJUDGED, None)
+        found.append("Judge not validated: its agreement with stored verdicts was not shown to beat chance and the "
+                     "longer-answer rule. Its win rates show that the machine runs; they decide nothing.")  # fmt: skip
+    found += [f"{flag[0].upper()}{flag[1:]}." for flag in told]
+    if len({row.axes.get("seed") for row in rows}) == 1 and len(rows) > 1:
+        found.append("One seed per arm: differences are between checkpoints, not between ways of training.")
+    return found
