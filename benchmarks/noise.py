@@ -77,7 +77,7 @@ def make_batch(model: nn.Module, rows: int, tokens: int) -> dict[str, Tensor]:
 
 @contextmanager
 def peer_noise(model: nn.Module) -> Any:
-    """transformers' own hook, in place for a while."""
+    """Transformers' own hook, in place for a while."""
     handle = activate_neftune(model, NOISE.alpha)
     try:
         yield

@@ -10,14 +10,14 @@ from typing import Any
 
 from neft_lab.budget import SmallestDifference, smallest_difference
 from neft_lab.config import SweepConfig
-from neft_lab.labels import short_label
 from neft_lab.items import READERS, Items, align, read_items
+from neft_lab.labels import short_label
 from neft_lab.results import CellResult, find_cell, shown
 from neft_lab.statistics import (
     Estimate,
     PairedDifference,
-    equivalence,
     accuracy,
+    equivalence,
     holm,
     mean_value,
     measure_variation,
@@ -58,7 +58,9 @@ class Comparison:
 
     @property
     def label(self) -> str:
-        return short_label(self.arm, [name for name, value in self.arm.items() if self.baseline.get(name) != value])
+        return short_label(
+            self.arm, [name for name, value in self.arm.items() if self.baseline.get(name) != value]
+        )
 
 
 def without_seed(axes: dict[str, Any]) -> dict[str, Any]:
@@ -108,14 +110,23 @@ def detectable_difference(rows: Sequence[CellResult], sweep: SweepConfig) -> Sma
     found = []
     pairs = _paired_rows(rows)
     for arm, base in pairs:
-        both = [(read_items(row, sweep.primary), read_items(other, sweep.primary)) for row, other in zip(arm, base, strict=True)]
+        both = [
+            (read_items(row, sweep.primary), read_items(other, sweep.primary))
+            for row, other in zip(arm, base, strict=True)
+        ]
         kept = [(left, right) for left, right in both if left is not None and right is not None]
         if not kept or kept[0][0].scale != 100:
             continue
         labels, scores = align([*(left for left, _ in kept), *(right for _, right in kept)])
         if len(labels) > 1:
-            variation = measure_variation(scores[: len(kept)], scores[len(kept) :], source="this sweep's own pairs")
-            found.append(smallest_difference(items=len(labels), seeds=len(kept), variation=variation, comparisons=len(pairs)))
+            variation = measure_variation(
+                scores[: len(kept)], scores[len(kept) :], source="this sweep's own pairs"
+            )
+            found.append(
+                smallest_difference(
+                    items=len(labels), seeds=len(kept), variation=variation, comparisons=len(pairs)
+                )
+            )
     found = [one for one in found if one.points > 0]  # arms that answered alike say nothing of the spread
     return max(found, key=lambda one: one.points) if found else None
 
@@ -131,7 +142,9 @@ def _paired_rows(rows: Sequence[CellResult]) -> list[tuple[list[CellResult], lis
 
 
 def _compare(arm: Sequence[CellResult], base: Sequence[CellResult], metric: str) -> Comparison | None:
-    both = [(read_items(row, metric), read_items(other, metric)) for row, other in zip(arm, base, strict=True)]
+    both = [
+        (read_items(row, metric), read_items(other, metric)) for row, other in zip(arm, base, strict=True)
+    ]
     kept = [(left, right) for left, right in both if left is not None and right is not None]
     if not kept:
         return None
@@ -144,7 +157,9 @@ def _compare(arm: Sequence[CellResult], base: Sequence[CellResult], metric: str)
         scale=first.scale,
     )  # fmt: skip
     flags = _flags(arm, base, metric, difference, len(arm) - len(kept))
-    return Comparison(metric, without_seed(arm[0].axes), without_seed(base[0].axes), difference, None, "", flags)
+    return Comparison(
+        metric, without_seed(arm[0].axes), without_seed(base[0].axes), difference, None, "", flags
+    )
 
 
 def _clusters(labels: Sequence[str], items: Items) -> list[str] | None:
@@ -155,18 +170,29 @@ def _clusters(labels: Sequence[str], items: Items) -> list[str] | None:
 
 
 def _flags(
-    arm: Sequence[CellResult], base: Sequence[CellResult], metric: str, difference: PairedDifference, lost: int
+    arm: Sequence[CellResult],
+    base: Sequence[CellResult],
+    metric: str,
+    difference: PairedDifference,
+    lost: int,
 ) -> list[str]:
     stage = READERS[metric][0] if metric in READERS else "leaderboard"
     flags = []
     if lost:
         flags.append(f"{lost} of {len(arm)} seeds have holes")
     if difference.dropped:
-        flags.append(f"{difference.dropped} of {difference.n + difference.dropped} items lack a score in some arm")
+        flags.append(
+            f"{difference.dropped} of {difference.n + difference.dropped} items lack a score in some arm"
+        )
     records = [row.records[name] for row in (*arm, *base) for name in ("train", stage) if name in row.records]
-    if len({repr(record["environment"]) for record in records if record["environment"]["device"] != "none"}) > 1:
+    if (
+        len({repr(record["environment"]) for record in records if record["environment"]["device"] != "none"})
+        > 1
+    ):
         flags.append("the arms ran on different devices or versions")
-    times = [datetime.fromisoformat(row.records[stage]["started"]) for row in (*arm, *base) if stage in row.records]
+    times = [
+        datetime.fromisoformat(row.records[stage]["started"]) for row in (*arm, *base) if stage in row.records
+    ]
     if metric in JUDGED and times and max(times) - min(times) > STALE:
         flags.append("the verdicts were asked months apart")
     if metric in JUDGED and not all(row.metrics.get("judge_validated") == 1.0 for row in (*arm, *base)):
@@ -176,7 +202,9 @@ def _flags(
 
 def _decide(comparisons: Sequence[Comparison], metric: str, sweep: SweepConfig) -> list[Comparison]:
     primary = metric == sweep.primary
-    adjusted = holm([one.difference.p_value for one in comparisons]).tolist() if primary and comparisons else []
+    adjusted = (
+        holm([one.difference.p_value for one in comparisons]).tolist() if primary and comparisons else []
+    )
     decided = []
     for number, one in enumerate(comparisons):
         p_value = adjusted[number] if primary else None

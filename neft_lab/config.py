@@ -177,9 +177,16 @@ class ModelConfig:
     def __post_init__(self) -> None:
         where = {"hub": self.hub_id, "local": self.path, "embedded": self.package}
         if self.source is ModelSource.auto:
-            require(any(where.values()), "model", self.name, "needs one of model.path, model.package, model.hub_id")
+            require(
+                any(where.values()),
+                "model",
+                self.name,
+                "needs one of model.path, model.package, model.hub_id",
+            )
         else:
-            named = {"hub": "model.hub_id", "local": "model.path", "embedded": "model.package"}[self.source.name]
+            named = {"hub": "model.hub_id", "local": "model.path", "embedded": "model.package"}[
+                self.source.name
+            ]
             require(bool(where[self.source.name]), named, where[self.source.name],
                     f"must be given when model.source is {self.source.name}")  # fmt: skip
 
@@ -198,11 +205,18 @@ class DatasetConfig:
     max_rows: int | None = key()
 
     def __post_init__(self) -> None:
-        require(self.max_rows is None or self.max_rows > 0, "dataset.max_rows", self.max_rows, "must be > 0 or null")
+        require(
+            self.max_rows is None or self.max_rows > 0,
+            "dataset.max_rows",
+            self.max_rows,
+            "must be > 0 or null",
+        )
         formats = ("auto", "alpaca", "sharegpt", "messages")
         require(self.format in formats, "dataset.format", self.format, f"must be one of {', '.join(formats)}")
         if self.source is DatasetSource.local:
-            require(bool(self.path), "dataset.path", self.path, "must name a file when dataset.source is local")
+            require(
+                bool(self.path), "dataset.path", self.path, "must name a file when dataset.source is local"
+            )
 
 
 @dataclass
@@ -222,7 +236,12 @@ class NoiseConfig:
     def __post_init__(self) -> None:
         require(self.alpha >= 0, "noise.alpha", self.alpha, "must be >= 0")
         if self.kind is NoiseKind.none:
-            require(self.alpha == 0, "noise.alpha", self.alpha, "must be 0 with noise=none (or choose noise=uniform)")
+            require(
+                self.alpha == 0,
+                "noise.alpha",
+                self.alpha,
+                "must be 0 with noise=none (or choose noise=uniform)",
+            )
 
     @property
     def silent(self) -> bool:
@@ -260,11 +279,21 @@ class FinetuneConfig:
         for name in ("epochs", "batch", "micro_batch", "max_length", "checkpoint_every", "lora_rank"):
             require(getattr(self, name) > 0, f"finetune.{name}", getattr(self, name), "must be > 0")
         require(self.learning_rate > 0, "finetune.learning_rate", self.learning_rate, "must be > 0")
-        require(self.max_steps is None or self.max_steps > 0, "finetune.max_steps", self.max_steps, "must be > 0 or null")
+        require(
+            self.max_steps is None or self.max_steps > 0,
+            "finetune.max_steps",
+            self.max_steps,
+            "must be > 0 or null",
+        )
         require(self.batch % self.micro_batch == 0, "finetune.batch", self.batch,
                 f"must be a multiple of finetune.micro_batch ({self.micro_batch})")  # fmt: skip
         schedules = ("cosine", "linear", "constant", "constant_with_warmup")
-        require(self.schedule in schedules, "finetune.schedule", self.schedule, f"must be one of {', '.join(schedules)}")
+        require(
+            self.schedule in schedules,
+            "finetune.schedule",
+            self.schedule,
+            f"must be one of {', '.join(schedules)}",
+        )
 
 
 @dataclass
@@ -299,7 +328,12 @@ class GenerationConfig:
         splits = ("evaluation", "validation")
         require(self.split in splits, "generation.split", self.split, f"must be one of {', '.join(splits)}")
         if self.source is GenerationSource.file:
-            require(bool(self.outputs), "generation.outputs", self.outputs, "must name a file with generation=file")
+            require(
+                bool(self.outputs),
+                "generation.outputs",
+                self.outputs,
+                "must name a file with generation=file",
+            )
 
 
 @dataclass
@@ -351,21 +385,43 @@ class JudgeConfig:
 
     def __post_init__(self) -> None:
         if self.kind is JudgeKind.file:
-            require(bool(self.annotations), "judge.annotations", self.annotations, "must name a file with judge=file")
+            require(
+                bool(self.annotations),
+                "judge.annotations",
+                self.annotations,
+                "must name a file with judge=file",
+            )
         if self.kind is JudgeKind.local:
             require(self.model is not None, "judge.model", self.model, "must be given with judge=local")
         if self.kind in (JudgeKind.alpaca_eval, JudgeKind.openai_compatible):
-            require(bool(self.evaluator), "judge.evaluator", self.evaluator, "must name an alpaca-eval configuration")
+            require(
+                bool(self.evaluator),
+                "judge.evaluator",
+                self.evaluator,
+                "must name an alpaca-eval configuration",
+            )
         if self.kind is JudgeKind.openai_compatible:
-            require(bool(self.base_url), "judge.base_url", self.base_url, "must be the service's address, up to /v1")
-            require(bool(self.served_model), "judge.served_model", self.served_model, "must name the model that answers")
+            require(
+                bool(self.base_url),
+                "judge.base_url",
+                self.base_url,
+                "must be the service's address, up to /v1",
+            )
+            require(
+                bool(self.served_model),
+                "judge.served_model",
+                self.served_model,
+                "must name the model that answers",
+            )
         for name in ("token_budget", "max_prompt_tokens", "concurrency", "timeout", "attempts"):
             require(getattr(self, name) > 0, f"judge.{name}", getattr(self, name), "must be > 0")
         for name in ("reasks", "audit_pairs", "canaries", "stored_pairs"):
             require(getattr(self, name) >= 0, f"judge.{name}", getattr(self, name), "must be >= 0")
         require(self.requests_per_minute is None or self.requests_per_minute > 0, "judge.requests_per_minute",
                 self.requests_per_minute, "must be > 0 or null")  # fmt: skip
-        require(self.max_usd is None or self.max_usd >= 0, "judge.max_usd", self.max_usd, "must be >= 0 or null")
+        require(
+            self.max_usd is None or self.max_usd >= 0, "judge.max_usd", self.max_usd, "must be >= 0 or null"
+        )
         prices = self.usd_per_million_tokens
         require(prices is None or (len(prices) == 2 and min(prices) >= 0), "judge.usd_per_million_tokens", prices,
                 "must be [input, output] in dollars, or null")  # fmt: skip
@@ -394,7 +450,9 @@ class LeaderboardConfig:
     def __post_init__(self) -> None:
         require(self.token_budget > 0, "leaderboard.token_budget", self.token_budget, "must be > 0")
         if self.source is TaskSource.folder:
-            require(bool(self.folder), "leaderboard.folder", self.folder, "must name a folder with source=folder")
+            require(
+                bool(self.folder), "leaderboard.folder", self.folder, "must name a folder with source=folder"
+            )
 
 
 @dataclass

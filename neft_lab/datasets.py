@@ -51,10 +51,14 @@ class Example:
 
 
 @lru_cache(maxsize=4)
-def load_conversations(source: Source, *, split: str, format: str, max_rows: int | None) -> tuple[tuple[Turn, ...], ...]:
+def load_conversations(
+    source: Source, *, split: str, format: str, max_rows: int | None
+) -> tuple[tuple[Turn, ...], ...]:
     """All conversations of an instruction set, in file order. Raises UserError naming the row that is wrong."""
     path = _hub_file(source, split) if source.kind == "hub" else Path(source.location)
-    return tuple(_conversation(row, format, f"{path.name} row {number}") for number, row in read_rows(path, max_rows))
+    return tuple(
+        _conversation(row, format, f"{path.name} row {number}") for number, row in read_rows(path, max_rows)
+    )
 
 
 def load_instructions(source: Source) -> list[Instruction]:
@@ -73,10 +77,14 @@ def _instructions(path: Path) -> list[Instruction]:
         if row.get("input"):
             text = f"{text}\n\n{row['input']}"
         if text in found:
-            raise UserError(f"{where} repeats the instruction of an earlier row; verdicts are paired by instruction")
+            raise UserError(
+                f"{where} repeats the instruction of an earlier row; verdicts are paired by instruction"
+            )
         output = row.get("output")
         dataset = str(row.get("dataset") or row.get("category") or path.stem)
-        found[text] = Instruction(text, output if isinstance(output, str) else None, dataset, row.get("generator"))
+        found[text] = Instruction(
+            text, output if isinstance(output, str) else None, dataset, row.get("generator")
+        )
     return list(found.values())
 
 
@@ -85,7 +93,9 @@ def _hub_file(source: Source, split: str) -> Path:
     files = [path for path in sorted(folder.rglob("*")) if path.suffix in DATA_SUFFIXES]
     named = [path for path in files if split in path.stem] or files
     if not named:
-        raise UserError(f"dataset '{source.location}' holds no {', '.join(DATA_SUFFIXES)} file; use dataset=local")
+        raise UserError(
+            f"dataset '{source.location}' holds no {', '.join(DATA_SUFFIXES)} file; use dataset=local"
+        )
     return named[0]
 
 
@@ -96,14 +106,18 @@ def read_rows(path: Path, limit: int | None = None) -> Iterator[tuple[int, Mappi
     except KeyError:
         raise UserError(f"'{path}' must end in {', '.join(DATA_SUFFIXES)}") from None
     except json.JSONDecodeError as error:
-        raise UserError(f"'{path}' is not valid JSON at line {error.lineno}: {error.msg}; mend or replace it") from None
+        raise UserError(
+            f"'{path}' is not valid JSON at line {error.lineno}: {error.msg}; mend or replace it"
+        ) from None
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise UserError(f"'{path}' cannot be read: {str(error).splitlines()[0]}") from None
     if not rows:
         raise UserError(f"'{path}' holds no rows; it needs at least one")
     for number, row in enumerate(rows[:limit], start=1):
         if not isinstance(row, Mapping):
-            raise UserError(f"{path.name} row {number} must be an object with named fields, got {type(row).__name__}")
+            raise UserError(
+                f"{path.name} row {number} must be an object with named fields, got {type(row).__name__}"
+            )
         yield number, row
 
 
@@ -157,7 +171,9 @@ def _detect(row: Mapping[str, Any], where: str) -> str:
     for name, kind in (("conversations", "sharegpt"), ("messages", "messages"), ("instruction", "alpaca")):
         if name in row:
             return kind
-    raise UserError(f"{where} has none of instruction, conversations, messages; got {', '.join(map(str, row)) or 'nothing'}")
+    raise UserError(
+        f"{where} has none of instruction, conversations, messages; got {', '.join(map(str, row)) or 'nothing'}"
+    )
 
 
 def _pair(speakers: Sequence[tuple[Any, Any]], where: str) -> tuple[Turn, ...]:
@@ -169,7 +185,9 @@ def _pair(speakers: Sequence[tuple[Any, Any]], where: str) -> tuple[Turn, ...]:
     turns = []
     for (who, text), (then, reply) in zip(told[::2], told[1::2], strict=False):
         if who not in ("human", "user") or then not in ("gpt", "assistant"):
-            raise UserError(f"{where} must alternate between human and gpt (or user and assistant), got {who}, {then}")
+            raise UserError(
+                f"{where} must alternate between human and gpt (or user and assistant), got {who}, {then}"
+            )
         turns.append(Turn(text, reply))
     if not turns:
         raise UserError(f"{where} holds no question with an answer")
@@ -199,11 +217,14 @@ def tokenize(
     the paper's code (github neelsjain/NEFTune, experiment_code/dataset.py).
     """
     return [
-        _tokenize_one(number, turns, tokenizer, template, max_length) for number, turns in enumerate(conversations)
+        _tokenize_one(number, turns, tokenizer, template, max_length)
+        for number, turns in enumerate(conversations)
     ]
 
 
-def _tokenize_one(number: int, turns: Sequence[Turn], tokenizer: Any, template: str, max_length: int) -> Example:
+def _tokenize_one(
+    number: int, turns: Sequence[Turn], tokenizer: Any, template: str, max_length: int
+) -> Example:
     text, bounds, learned = "", [0], []
     segments = render_training(template, turns, tokenizer.eos_token)
     for segment in segments:

@@ -14,7 +14,11 @@ from neft_lab.paths import PACKAGE_DIR
 @lru_cache
 def package_versions() -> dict[str, str]:
     """Every installed distribution and its version."""
-    found = {item.metadata["Name"]: item.version for item in importlib.metadata.distributions() if item.metadata["Name"]}
+    found = {
+        item.metadata["Name"]: item.version
+        for item in importlib.metadata.distributions()
+        if item.metadata["Name"]
+    }
     return dict(sorted(found.items(), key=lambda pair: pair[0].lower()))
 
 

@@ -70,4 +70,7 @@ def write_plan(plan: Plan, status: Status, folder: Path) -> None:
         for step in plan.steps.values()
     ]  # fmt: skip
     cells = [{"axes": cell.axes, "steps": dict(cell.keys or {}), "added": cell.added} for cell in plan.cells]
-    write_json(folder / "plan.json", {"sweep": plan.name, "cells": cells, "steps": steps, "missing": len(status.missing)})
+    write_json(
+        folder / "plan.json",
+        {"sweep": plan.name, "cells": cells, "steps": steps, "missing": len(status.missing)},
+    )

@@ -19,7 +19,9 @@ from neft_lab.store import Store, read_json
 
 def print_plan(plan: Plan, status: Status, store: Store, console: Console) -> None:
     """Cells and steps by stage with their state, and what the missing ones are expected to take."""
-    table = Table(title=f"{plan.name}: {len(plan.cells)} cells, {len(plan.steps)} steps", title_justify="left")
+    table = Table(
+        title=f"{plan.name}: {len(plan.cells)} cells, {len(plan.steps)} steps", title_justify="left"
+    )
     for name in ("stage", "steps", "done", "missing", "failed", "seconds each", "left"):
         table.add_column(name)
     measured = measured_seconds(store)

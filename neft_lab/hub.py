@@ -26,7 +26,11 @@ def fetch_snapshot(repo: str, kind: Kind, revision: str | None, *, patterns: lis
     offline = commit is None
     try:
         folder = huggingface_hub.snapshot_download(
-            repo, repo_type=kind, revision=commit or revision, allow_patterns=patterns, local_files_only=offline
+            repo,
+            repo_type=kind,
+            revision=commit or revision,
+            allow_patterns=patterns,
+            local_files_only=offline,
         )
     except LocalEntryNotFoundError:
         raise UserError(
@@ -42,16 +46,25 @@ def _resolve(repo: str, kind: Kind, revision: str | None) -> str | None:
     """The commit behind a revision; None when the hub cannot be asked."""
     import httpx
     import huggingface_hub
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
 
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
         return None
     try:
         info = huggingface_hub.HfApi().repo_info(repo, repo_type=kind, revision=revision, timeout=TIMEOUT)
     except GatedRepoError:
-        raise UserError(f"{kind} '{repo}' is gated: accept its licence on the hub and log in (hf auth login)") from None
+        raise UserError(
+            f"{kind} '{repo}' is gated: accept its licence on the hub and log in (hf auth login)"
+        ) from None
     except RepositoryNotFoundError:
-        raise UserError(f"{kind} '{repo}' is not on the hub, or private; check {kind}.hub_id, or log in") from None
+        raise UserError(
+            f"{kind} '{repo}' is not on the hub, or private; check {kind}.hub_id, or log in"
+        ) from None
     except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError):
         return None
     return str(info.sha)

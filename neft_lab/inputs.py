@@ -34,4 +34,3 @@ def _check_conversations(step: Step) -> None:
         source, split=dataset.split, format=dataset.format, max_rows=dataset.max_rows
     ):
         render_training(dataset.template, turns, "")
-

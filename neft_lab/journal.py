@@ -33,7 +33,9 @@ class BatchJournal:
     def __enter__(self) -> BatchJournal:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stream.close()
 
     def _read(self, path: Path, plan: str) -> int:

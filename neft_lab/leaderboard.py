@@ -53,7 +53,9 @@ def ask(benchmarks: Sequence[Benchmark]) -> list[Question]:
     return questions
 
 
-def score(benchmarks: Sequence[Benchmark], questions: Sequence[Question], responses: Mapping[str, Responses]) -> list[Row]:
+def score(
+    benchmarks: Sequence[Benchmark], questions: Sequence[Question], responses: Mapping[str, Responses]
+) -> list[Row]:
     """One row per document: what was asked, what the model answered, and the task's metrics."""
     by_task: dict[str, list[Question]] = {}
     for question in questions:
@@ -135,7 +137,9 @@ class Score:
     documents: int
 
 
-def summarise(benchmarks: Sequence[Benchmark], rows: Sequence[Row]) -> tuple[dict[str, float], dict[str, Row]]:
+def summarise(
+    benchmarks: Sequence[Benchmark], rows: Sequence[Row]
+) -> tuple[dict[str, float], dict[str, Row]]:
     """Flat metrics by benchmark, and the facts behind them: every task's score, shots, sources and digests.
 
     A group's own number counts every task alike, as the OpenLLM leaderboard does; ``<group>_weighted`` counts
@@ -147,7 +151,9 @@ def summarise(benchmarks: Sequence[Benchmark], rows: Sequence[Row]) -> tuple[dic
         asked = benchmark.config
         scores = {}
         for subtask in benchmark.subtasks:
-            scores[subtask.name] = _score(subtask, asked.metric, [row for row in rows if row["task"] == subtask.name])
+            scores[subtask.name] = _score(
+                subtask, asked.metric, [row for row in rows if row["task"] == subtask.name]
+            )
         total = _macro_average(list(scores.values())) if benchmark.grouped else scores[asked.task]
         metrics |= _flat(asked.task, total)
         if benchmark.grouped:
@@ -163,7 +169,9 @@ def summarise(benchmarks: Sequence[Benchmark], rows: Sequence[Row]) -> tuple[dic
 
 def _score(subtask: Subtask, asked: str, rows: Sequence[Row]) -> Score:
     name = _metric_name(asked, rows[0]["metrics"])
-    values = [tuple(value) if isinstance(value, list) else value for value in (row["metrics"][name] for row in rows)]
+    values: list[Any] = [
+        tuple(value) if isinstance(value, list) else value for value in (row["metrics"][name] for row in rows)
+    ]
     aggregate = subtask.task.aggregation()[name.split(",")[0]]
     if aggregate is not mean:
         return Score(float(aggregate(values)), None, len(values))

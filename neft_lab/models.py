@@ -43,12 +43,16 @@ def resolve_precision(asked: str, device: str) -> str:
     return "bf16" if device == "cuda" else "fp32"
 
 
-def load_source(source: Source, *, precision: str, device: str, trust_remote_code: bool = False) -> LoadedModel:
+def load_source(
+    source: Source, *, precision: str, device: str, trust_remote_code: bool = False
+) -> LoadedModel:
     """An untouched model in eval mode; the last one loaded stays warm. Callers must not change its weights."""
     return _load_warm(source, resolve_precision(precision, device), device, trust_remote_code)
 
 
-def load_for_training(source: Source, *, precision: str, device: str, trust_remote_code: bool = False) -> LoadedModel:
+def load_for_training(
+    source: Source, *, precision: str, device: str, trust_remote_code: bool = False
+) -> LoadedModel:
     """A copy of an untouched model that may be changed."""
     warm = _load_warm(source, resolve_precision(precision, device), device, trust_remote_code)
     return LoadedModel(copy.deepcopy(warm.model), warm.tokenizer)
@@ -60,7 +64,9 @@ def load_trained(folder: Path, *, precision: str, device: str) -> LoadedModel:
     if pointer.is_file():
         told = read_json(pointer)
         source = Source(**told["source"])
-        return load_source(source, precision=precision, device=device, trust_remote_code=told["trust_remote_code"])
+        return load_source(
+            source, precision=precision, device=device, trust_remote_code=told["trust_remote_code"]
+        )
     return _load_trained(folder, resolve_precision(precision, device), device)
 
 
@@ -78,7 +84,10 @@ def _load_trained(folder: Path, precision: str, device: str) -> LoadedModel:
 
     told = read_json(folder / "base.json")
     base = load_for_training(
-        Source(**told["source"]), precision=precision, device=device, trust_remote_code=told["trust_remote_code"]
+        Source(**told["source"]),
+        precision=precision,
+        device=device,
+        trust_remote_code=told["trust_remote_code"],
     )
     model = PeftModel.from_pretrained(base.model, str(adapter)).merge_and_unload()
     return LoadedModel(model.eval(), base.tokenizer)
@@ -90,7 +99,9 @@ def _load_folder(folder: Path, precision: str, device: str, trust_remote_code: b
             folder, dtype=DTYPES[precision], use_safetensors=True, trust_remote_code=trust_remote_code,
             local_files_only=True,
         )  # fmt: skip
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=trust_remote_code, local_files_only=True
+        )
     except (OSError, ValueError) as error:
         raise UserError(f"model folder '{folder}' cannot be loaded: {str(error).splitlines()[0]}") from None
     settle_padding(model, tokenizer)
@@ -142,7 +153,10 @@ def settle_padding(model: Any, tokenizer: Any) -> None:
     """
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         unknown = tokenizer.unk_token
-        if unknown is not None and tokenizer.unk_token_id not in (tokenizer.eos_token_id, tokenizer.bos_token_id):
+        if unknown is not None and tokenizer.unk_token_id not in (
+            tokenizer.eos_token_id,
+            tokenizer.bos_token_id,
+        ):
             tokenizer.pad_token = unknown
         else:
             tokenizer.add_special_tokens({"pad_token": PAD})
@@ -158,7 +172,10 @@ def settle_padding(model: Any, tokenizer: Any) -> None:
 def _grow(model: Any, size: int) -> None:
     known = model.get_input_embeddings().weight.shape[0]
     model.resize_token_embeddings(size, mean_resizing=False)
-    tables = {id(layer.weight): layer.weight for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
+    tables = {
+        id(layer.weight): layer.weight
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings())
+    }
     with torch.no_grad():
         for weight in tables.values():
             weight[known:] = weight[:known].float().mean(dim=0).to(weight.dtype)
@@ -195,12 +212,16 @@ def load_quantized(source: Source, *, device: str, trust_remote_code: bool = Fal
     return LoadedModel(prepare_model_for_kbit_training(model), tokenizer)
 
 
-def load_adapted(source: Source, config: FinetuneConfig, *, device: str, trust_remote_code: bool) -> LoadedModel:
+def load_adapted(
+    source: Source, config: FinetuneConfig, *, device: str, trust_remote_code: bool
+) -> LoadedModel:
     """The model a train step changes: all weights, adapters, or adapters on 4-bit weights."""
     if config.method is Method.qlora:
-        return add_adapters(load_quantized(source, device=device, trust_remote_code=trust_remote_code), config)
+        return add_adapters(
+            load_quantized(source, device=device, trust_remote_code=trust_remote_code), config
+        )
     precision = "fp32" if config.precision.name == "auto" else config.precision.name
-    loaded = load_for_training(source, precision=precision, device=device, trust_remote_code=trust_remote_code)
+    loaded = load_for_training(
+        source, precision=precision, device=device, trust_remote_code=trust_remote_code
+    )
     return add_adapters(loaded, config) if config.method is Method.lora else loaded
-
-

@@ -58,7 +58,9 @@ def render_training(template: str, turns: Sequence[Turn], eos: str) -> list[Segm
     """A conversation as training segments: prompts not learned, responses with their end mark learned."""
     if template == "alpaca":
         if len(turns) != 1:
-            raise UserError(f"template 'alpaca' takes one turn, got {len(turns)}; use dataset.template=vicuna")
+            raise UserError(
+                f"template 'alpaca' takes one turn, got {len(turns)}; use dataset.template=vicuna"
+            )
         first = turns[0]
         return [Segment(_fill_alpaca(first.prompt, first.input), False), Segment(first.response + eos, True)]
     segments = []

@@ -1,6 +1,6 @@
 """The command: compose, plan, execute, report.
 
-    python -m neft_lab.run +sweep=alpha_grid
+python -m neft_lab.run +sweep=alpha_grid
 """
 
 from __future__ import annotations
@@ -16,7 +16,18 @@ from neft_lab.store import Store
 
 DONE, FAILED, MISTAKE, STOPPED = 0, 1, 2, 130
 
-HYDRA_FLAGS = ("--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc", "--resolve", "--package", "-p")
+HYDRA_FLAGS = (
+    "--hydra-help",
+    "--cfg",
+    "-c",
+    "--info",
+    "-i",
+    "--shell-completion",
+    "-sc",
+    "--resolve",
+    "--package",
+    "-p",
+)
 
 HELP = """usage: python -m neft_lab.run [+sweep=NAME] [key=value ...]
 
@@ -79,7 +90,9 @@ def _split(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
             waiting = not waiting and not value
             config_dir = config_dir if waiting else Path(value or argument)
         elif argument in ("-m", "--multirun"):
-            raise UserError("-m is not used here: give several values (noise.alpha=0,5) or a sweep (+sweep=alpha_grid)")
+            raise UserError(
+                "-m is not used here: give several values (noise.alpha=0,5) or a sweep (+sweep=alpha_grid)"
+            )
         elif argument.startswith("-") and "=" not in argument:
             raise UserError(f"{argument}: no such option; see python -m neft_lab.run --help")
         else:
@@ -132,7 +145,9 @@ def _carry_out(plan: Plan) -> int:
         write_plan(plan, status, folder)
         console.print(time_line(reporter.seconds), highlight=False)
     else:
-        console.print(f"{plan.name}: all {len(plan.steps)} steps are done already; nothing to run", highlight=False)
+        console.print(
+            f"{plan.name}: all {len(plan.steps)} steps are done already; nothing to run", highlight=False
+        )
     from neft_lab.publish import publish
 
     publish(plan, status, folder, console)

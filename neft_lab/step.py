@@ -53,7 +53,10 @@ def _run_locked(store: Store, frozen: dict[str, Any], listener: Listener | None)
         inputs = _find_inputs(store, frozen)
         metrics, resolved = _call_stage(frozen, inputs, Progress(work, listener=listener))
         record = {
-            **{name: frozen[name] for name in ("stage", "key", "name", "version", "config", "needs", "sources")},
+            **{
+                name: frozen[name]
+                for name in ("stage", "key", "name", "version", "config", "needs", "sources")
+            },
             "schema": SCHEMA,
             "status": "done",
             "metrics": metrics,
@@ -75,7 +78,9 @@ def _find_inputs(store: Store, frozen: dict[str, Any]) -> Inputs:
     for stage, key in frozen["needs"].items():
         folder = store.find(stage, key)
         if folder is None:
-            raise UserError(f"{frozen['stage']} {frozen['key']} needs {stage} {key}, which is not done; run it first")
+            raise UserError(
+                f"{frozen['stage']} {frozen['key']} needs {stage} {key}, which is not done; run it first"
+            )
         folders[stage] = folder
     sources = {name: Source(**source) for name, source in frozen["sources"].items()}
     return Inputs(device=_device(frozen), sources=sources, **folders)
@@ -83,7 +88,9 @@ def _find_inputs(store: Store, frozen: dict[str, Any]) -> Inputs:
 
 def _device(frozen: dict[str, Any]) -> str:
     part = next(iter(frozen["config"].values()))
-    if isinstance(part, dict) and (part.get("source") in USES_NO_DEVICE or part.get("kind") in USES_NO_DEVICE):
+    if isinstance(part, dict) and (
+        part.get("source") in USES_NO_DEVICE or part.get("kind") in USES_NO_DEVICE
+    ):
         return "none"
     return resolve_device(frozen["device"])
 
@@ -91,7 +98,9 @@ def _device(frozen: dict[str, Any]) -> str:
 def _call_stage(frozen: dict[str, Any], inputs: Inputs, progress: Progress) -> tuple[Metrics, dict[str, Any]]:
     stage = STAGES[frozen["stage"]]
     if stage.version != frozen["version"]:
-        raise UserError(f"step.json is of version {frozen['version']} of {stage.name}, this program has {stage.version}")
+        raise UserError(
+            f"step.json is of version {frozen['version']} of {stage.name}, this program has {stage.version}"
+        )
     quiet_libraries()
     module, _, name = stage.function.partition(":")
     function = cast(Callable[..., Metrics], getattr(importlib.import_module(module), name))

@@ -23,7 +23,9 @@ KEY_DIGITS = 12
 
 def canonical_json(value: Any) -> str:
     """One text for equal values: sorted keys, no spaces; refuses what JSON cannot say exactly."""
-    return json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return json.dumps(
+        _canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
 
 
 def _canonical(value: Any) -> Any:

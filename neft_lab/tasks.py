@@ -90,7 +90,9 @@ def _task_manager(name: str) -> TaskManager:
             return manager
     manager = TaskManager()
     if name not in manager.all_tasks:
-        raise UserError(f"leaderboard.tasks names '{name}', which lm-eval does not know; {_near(name, manager)}")
+        raise UserError(
+            f"leaderboard.tasks names '{name}', which lm-eval does not know; {_near(name, manager)}"
+        )
     return manager
 
 
@@ -98,29 +100,43 @@ def _near(name: str, manager: TaskManager) -> str:
     return nearest(name, manager.all_tasks).split("known:")[0] or "`lm_eval ls tasks` lists them"
 
 
-def _leaves(manager: TaskManager, name: str, overrides: dict[str, Any] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+def _leaves(
+    manager: TaskManager, name: str, overrides: dict[str, Any] | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """The tasks below a name, each with what its groups change in it."""
     overrides = overrides or {}
     entry = manager.task_index.get(name)
     if entry is None:
-        raise UserError(f"the lm-eval group around '{name}' defines tasks inside itself; name its tasks one by one")
+        raise UserError(
+            f"the lm-eval group around '{name}' defines tasks inside itself; name its tasks one by one"
+        )
     if entry.kind.name == "TAG":
         for member in sorted(entry.tags):
             yield from _leaves(manager, member, overrides)
     elif entry.kind.name == "GROUP":
         for member in (entry.cfg or {})["task"]:
-            changes = {} if isinstance(member, str) else {k: v for k, v in member.items() if k not in ("task", "group")}
+            changes = (
+                {}
+                if isinstance(member, str)
+                else {k: v for k, v in member.items() if k not in ("task", "group")}
+            )
             child = member if isinstance(member, str) else member.get("task", member.get("group"))
             yield from _leaves(manager, str(child), overrides | changes)
     else:
         yield name, overrides
 
 
-def _chosen(manager: TaskManager, names: Sequence[tuple[str, dict[str, Any]]], asked: TaskConfig) -> list[tuple[str, dict[str, Any]]]:
-    by_subset = {str((manager.task_index[name].cfg or {}).get("dataset_name")): (name, over) for name, over in names}
+def _chosen(
+    manager: TaskManager, names: Sequence[tuple[str, dict[str, Any]]], asked: TaskConfig
+) -> list[tuple[str, dict[str, Any]]]:
+    by_subset = {
+        str((manager.task_index[name].cfg or {}).get("dataset_name")): (name, over) for name, over in names
+    }
     for subset in asked.subsets or ():
         if subset not in by_subset:
-            raise UserError(f"leaderboard.tasks: {asked.task} has no subset '{subset}'; {nearest(subset, by_subset)}")
+            raise UserError(
+                f"leaderboard.tasks: {asked.task} has no subset '{subset}'; {nearest(subset, by_subset)}"
+            )
     return [by_subset[subset] for subset in asked.subsets or ()]
 
 
@@ -129,7 +145,9 @@ def _build(manager: TaskManager, name: str, overrides: dict[str, Any], asked: Ta
     stock = (manager.task_index[name].cfg or {}) | overrides
     evaluated = stock.get("test_split") or stock.get("validation_split")
     if "dataset_path" not in stock or evaluated is None:
-        raise UserError(f"leaderboard.tasks: {name} is defined in Python, which only lm-eval's own command runs")
+        raise UserError(
+            f"leaderboard.tasks: {name} is defined in Python, which only lm-eval's own command runs"
+        )
     shots = 0 if stock.get("num_fewshot") == 0 else asked.shots
     proper = _shot_split(stock)
     substitutes = [split for split in POOLS if split not in (proper, evaluated)]
@@ -143,7 +161,9 @@ def _build(manager: TaskManager, name: str, overrides: dict[str, Any], asked: Ta
         task.sampler = _OtherQuestions(_processed(task, documents, str(drawn)), question=task.doc_to_text)
     task.set_fewshot_seed(SHOT_SEED)
     used = dict.fromkeys(split for split in (evaluated, drawn) if split is not None)
-    return Subtask(name, task, documents, documents.digest(list(used)), None if as_stock or not shots else drawn)
+    return Subtask(
+        name, task, documents, documents.digest(list(used)), None if as_stock or not shots else drawn
+    )
 
 
 def _shot_split(stock: dict[str, Any]) -> str:
@@ -159,7 +179,12 @@ def _make_task(manager: TaskManager, name: str, overrides: dict[str, Any], docum
     changed = dict(overrides, custom_dataset=lambda **_: documents.splits, num_fewshot=shots)
     if not stock:
         # One split for questions and shots makes lm-eval hand the question to the sampler.
-        changed |= {"training_split": None, "validation_split": None, "test_split": evaluated, "fewshot_split": evaluated}
+        changed |= {
+            "training_split": None,
+            "validation_split": None,
+            "test_split": evaluated,
+            "fewshot_split": evaluated,
+        }
     group = {"group": f"{name} alone", "task": [{**changed, "task": name}]}
     task: Task = manager.load([group])["tasks"][name]
     return task
@@ -174,16 +199,22 @@ def _processed(task: Task, documents: Documents, split: str) -> list[dict[str, A
 class _OtherQuestions(ContextSampler):
     """Draws shots at random from documents that ask something else than the question at hand."""
 
-    def __init__(self, documents: Sequence[dict[str, Any]], *, question: Callable[[dict[str, Any]], str]) -> None:
+    def __init__(
+        self, documents: Sequence[dict[str, Any]], *, question: Callable[[dict[str, Any]], str]
+    ) -> None:
         super().__init__(documents)
         self._question = question
         self._asked = [question(document) for document in documents]
         self._times = Counter(self._asked)
 
-    def sample(self, n: int, eval_doc: dict[str, Any] | None = None, df: Any = None, **_: Any) -> list[dict[str, Any]]:
+    def sample(
+        self, n: int, eval_doc: dict[str, Any] | None = None, df: Any = None, **_: Any
+    ) -> list[dict[str, Any]]:
         own = None if eval_doc is None else self._question(eval_doc)
-        drawn = self.rnd.sample(range(len(self._asked)), min(n + self._times[own], len(self._asked)))
+        drawn = self.rnd.sample(range(len(self._asked)), min(n + self._times[str(own)], len(self._asked)))
         kept = [self.df[number] for number in drawn if self._asked[number] != own][:n]
         if len(kept) < n:
-            raise UserError(f"leaderboard.tasks: {n} shots asked for, but only {len(kept)} other questions are there")
+            raise UserError(
+                f"leaderboard.tasks: {n} shots asked for, but only {len(kept)} other questions are there"
+            )
         return kept

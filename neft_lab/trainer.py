@@ -66,7 +66,7 @@ def place_mask(place: NoisePlace, prompt_mask: Tensor, attention_mask: Tensor) -
     return None
 
 
-class NoisyTrainer(Trainer):  # type: ignore[misc]
+class NoisyTrainer(Trainer):
     """Trains with embedding noise; a killed training goes on from its last whole checkpoint to equal weights."""
 
     def __init__(
@@ -130,7 +130,10 @@ class NoisyTrainer(Trainer):  # type: ignore[misc]
         with self._elsewhere(root / PARTIAL):
             super()._save_checkpoint(model, trial)
         written = root / PARTIAL / name
-        write_json(written / "noise.json", {"micro_batches": self.micro_batches, "tokens": int(self.tokens), **self.noise.state_dict()})
+        write_json(
+            written / "noise.json",
+            {"micro_batches": self.micro_batches, "tokens": int(self.tokens), **self.noise.state_dict()},
+        )
         sync_folder(root / PARTIAL)
         os.rename(written, root / name)
         for older in root.glob("checkpoint-*"):
@@ -159,7 +162,7 @@ class NoisyTrainer(Trainer):  # type: ignore[misc]
         self.noise.check(self.micro_batches)
 
 
-class Telling(TrainerCallback):  # type: ignore[misc]
+class Telling(TrainerCallback):
     """Tells progress and the loss curve of a training."""
 
     def __init__(self, progress: Progress) -> None:
@@ -171,7 +174,9 @@ class Telling(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         self._progress.advance()
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **rest: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **rest: Any
+    ) -> None:
         logs = logs or {}
         if "loss" in logs:
             names = {"loss": "loss", "learning_rate": "learning_rate", "grad_norm": "gradient_norm"}

@@ -28,7 +28,9 @@ def _run(arguments: Sequence[str], folder: str, log: str, environment: dict[str,
 
 def start(arguments: Sequence[str], folder: Path, **environment: str) -> BaseProcess:
     """Start ``python -m neft_lab.run`` in a folder; its output goes to ``log.txt`` there."""
-    process = CONTEXT.Process(target=_run, args=(list(arguments), str(folder), str(folder / "log.txt"), environment))
+    process = CONTEXT.Process(
+        target=_run, args=(list(arguments), str(folder), str(folder / "log.txt"), environment)
+    )
     process.start()
     return process
 
@@ -42,7 +44,9 @@ def finish(arguments: Sequence[str], folder: Path, *, code: int = 0, **environme
     return text
 
 
-def kill_when(condition: Callable[[], bool], arguments: Sequence[str], folder: Path, *, seconds: float = 120) -> bool:
+def kill_when(
+    condition: Callable[[], bool], arguments: Sequence[str], folder: Path, *, seconds: float = 120
+) -> bool:
     """SIGKILL the program as soon as a condition holds; False when it ended before."""
     process = start(arguments, folder)
     end = time.monotonic() + seconds

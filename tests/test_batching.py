@@ -39,7 +39,17 @@ def test_rows_go_longest_first_and_equal_ones_in_order() -> None:
 def test_the_digest_of_a_plan_knows_batches_and_texts() -> None:
     known = plan_digest([[0, 1]], ["a", "b"])
     assert known == plan_digest([(0, 1)], ("a", "b"))
-    assert len({known, plan_digest([[1, 0]], ["a", "b"]), plan_digest([[0], [1]], ["a", "b"]), plan_digest([[0, 1]], ["a", "c"])}) == 4
+    assert (
+        len(
+            {
+                known,
+                plan_digest([[1, 0]], ["a", "b"]),
+                plan_digest([[0], [1]], ["a", "b"]),
+                plan_digest([[0, 1]], ["a", "c"]),
+            }
+        )
+        == 4
+    )
 
 
 def write_journal(path: Path, *, plan: str = "p") -> bytes:

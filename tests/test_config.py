@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from neft_lab.config import ModelConfig, NoiseConfig, RunConfig, SweepConfig, TableConfig, UserError, identity, role
+from neft_lab.config import (
+    ModelConfig,
+    NoiseConfig,
+    RunConfig,
+    SweepConfig,
+    TableConfig,
+    UserError,
+    identity,
+    role,
+)
 from neft_lab.plan import expand
 from neft_lab.stages import STAGES
 
@@ -30,7 +39,12 @@ def dataclasses_of(owner: type) -> Iterator[type]:
             yield kind
 
 
-FIELDS = [(owner, item.name) for owner in dataclasses_of(RunConfig) if owner not in UNKEYED for item in fields(owner)]
+FIELDS = [
+    (owner, item.name)
+    for owner in dataclasses_of(RunConfig)
+    if owner not in UNKEYED
+    for item in fields(owner)
+]
 GROUPS = sorted(item.name for item in fields(RunConfig))
 READS = {stage.name: {item.name for item in fields(stage.inputs)} for stage in STAGES.values()}
 
@@ -95,7 +109,12 @@ def test_identity_drops_neutral_fields_at_every_depth(config: RunConfig) -> None
 
 
 def test_identity_changes_with_every_key_field_and_with_no_neutral_one(config: RunConfig) -> None:
-    for name, other in (("checkpoint_every", 7), ("epochs", 7.0), ("batch", 12), ("gradient_checkpointing", True)):
+    for name, other in (
+        ("checkpoint_every", 7),
+        ("epochs", 7.0),
+        ("batch", 12),
+        ("gradient_checkpointing", True),
+    ):
         changed = identity(replace(config.finetune, **{name: other})) != identity(config.finetune)
         assert changed == (role(type(config.finetune), name) == "key")
 

@@ -63,7 +63,9 @@ def test_alpaca_rows_are_read_from_every_format(suffix: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet"])
 @pytest.mark.parametrize(("form", "rows"), [("sharegpt", SHAREGPT), ("messages", MESSAGES)])
-def test_conversations_keep_question_and_answer_pairs(form: str, rows: Any, suffix: str, tmp_path: Path) -> None:
+def test_conversations_keep_question_and_answer_pairs(
+    form: str, rows: Any, suffix: str, tmp_path: Path
+) -> None:
     path = write(tmp_path / f"rows{suffix}", rows)
     assert load(path) == load(path, format=form) == TALK
 
@@ -112,7 +114,9 @@ def test_a_malformed_row_is_told_by_file_and_row(fault: str, tmp_path: Path) -> 
         ("rows.xml", b"<a/>", "must end in .json, .jsonl, .parquet, .csv"),
     ],
 )  # fmt: skip
-def test_an_unreadable_file_is_told_in_one_line(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_told_in_one_line(
+    name: str, content: bytes, message: str, tmp_path: Path
+) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(UserError) as told:
@@ -162,7 +166,8 @@ def test_every_answer_of_a_conversation_is_learned_and_no_question() -> None:
 
 def test_long_examples_are_cut_on_the_right_and_lose_their_end() -> None:
     whole, cut, silent = (
-        tokenize([(Turn("Sort.", "ab"),)], Letters(), template="alpaca", max_length=length)[0] for length in (148, 147, 145)
+        tokenize([(Turn("Sort.", "ab"),)], Letters(), template="alpaca", max_length=length)[0]
+        for length in (148, 147, 145)
     )
     assert not whole.truncated and whole.labels[-1] == 2
     assert cut.truncated and len(cut.input_ids) == 147 and cut.labels[-2:] == [ord("a"), ord("b")]
@@ -173,7 +178,9 @@ def test_a_real_tokenizer_learns_the_response_and_its_end(tiny_llama: Path) -> N
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
-    for example, (turn,) in zip(tokenize(ALPACA_TURNS, tokenizer, template="alpaca", max_length=512), ALPACA_TURNS, strict=True):
+    for example, (turn,) in zip(
+        tokenize(ALPACA_TURNS, tokenizer, template="alpaca", max_length=512), ALPACA_TURNS, strict=True
+    ):
         learned = [label for label in example.labels if label != IGNORED]
         assert learned[-1] == tokenizer.eos_token_id
         assert tokenizer.decode(learned[:-1]) == turn.response

@@ -76,7 +76,16 @@ def test_only_what_runs_steps_imports_stages() -> None:
 
 
 def test_statistics_reads_no_files() -> None:
-    readers = {"open", "read_text", "read_bytes", "write_text", "write_bytes", "read_csv", "read_json", "Path"}
+    readers = {
+        "open",
+        "read_text",
+        "read_bytes",
+        "write_text",
+        "write_bytes",
+        "read_csv",
+        "read_json",
+        "Path",
+    }
     for path in sorted((PACKAGE_DIR / "statistics").glob("*.py")):
         called = {
             getattr(node.func, "attr", getattr(node.func, "id", ""))
@@ -112,7 +121,9 @@ print("\\n" + json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["+sweep=alpha_grid", "dry_run=true"], ["dry_run=true"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["+sweep=alpha_grid", "dry_run=true"], ["dry_run=true"]], ids=" ".join
+)
 def test_help_and_plan_answer_at_once_without_heavy_libraries(arguments: list[str], tmp_path: Path) -> None:
     began = time.perf_counter()
     told = subprocess.run(

@@ -52,7 +52,9 @@ def test_group_axes_choose_options() -> None:
 
 
 def test_zip_pairs_keys_that_change_together(tmp_path: Path) -> None:
-    write_sweep(tmp_path, "paired", "zip: {dataset: [starter, alpaca], noise.alpha: [5, 15]}\n  axes: {seed: [0, 1]}")
+    write_sweep(
+        tmp_path, "paired", "zip: {dataset: [starter, alpaca], noise.alpha: [5, 15]}\n  axes: {seed: [0, 1]}"
+    )
     found = [cell.axes for cell in make_plan(["+sweep=paired", *QUICK], config_dir=tmp_path).cells]
     assert [(cell["dataset"], cell["noise.alpha"], cell["seed"]) for cell in found] == [
         ("starter", 5, 0), ("alpaca", 15, 0), ("starter", 5, 1), ("alpaca", 15, 1),
@@ -65,12 +67,17 @@ def test_no_noise_has_one_key_however_it_is_spelled() -> None:
     def train_key(*overrides: str) -> str:
         return dict(expand([*overrides, *QUICK])[0].keys or {})["train"]
 
-    assert train_key("noise=none") == train_key("noise.alpha=0") == train_key("noise=gaussian", "noise.alpha=0")
+    assert (
+        train_key("noise=none") == train_key("noise.alpha=0") == train_key("noise=gaussian", "noise.alpha=0")
+    )
     assert train_key("noise=none") != train_key("noise.alpha=5")
 
 
 def test_an_untouched_model_has_one_key_whatever_the_noise_and_seed() -> None:
-    keys = {dict(cell.keys or {})["train"] for cell in expand(["finetune=none", "noise.alpha=0,5", "seed=0,1", *QUICK])}
+    keys = {
+        dict(cell.keys or {})["train"]
+        for cell in expand(["finetune=none", "noise.alpha=0,5", "seed=0,1", *QUICK])
+    }
     assert len(keys) == 1
 
 
@@ -79,14 +86,21 @@ def test_cells_share_equal_steps() -> None:
     found = steps(cells)
     stages = [step.stage for step in found.values()]
     assert len(cells) == 4
-    assert {name: stages.count(name) for name in set(stages)} == {"train": 2, "generate": 2, "judge": 4, "analyze": 2}
+    assert {name: stages.count(name) for name in set(stages)} == {
+        "train": 2,
+        "generate": 2,
+        "judge": 4,
+        "analyze": 2,
+    }
 
 
 def test_paths_devices_and_trackers_do_not_enter_a_key(tiny_llama: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     moved.symlink_to(tiny_llama)
     keys = [
-        make_plan(["model=local", f"model.path={path}", f"engine.device={device}", f"results_dir={path}", *QUICK]).steps
+        make_plan(
+            ["model=local", f"model.path={path}", f"engine.device={device}", f"results_dir={path}", *QUICK]
+        ).steps
         for path, device in ((tiny_llama, "auto"), (moved, "cpu"))
     ]
     assert list(keys[0]) == list(keys[1])
@@ -104,7 +118,9 @@ def test_a_change_of_a_local_model_changes_its_key(tmp_path: Path) -> None:
 
 def test_planning_one_config_gives_a_pinned_key() -> None:
     cell = expand(["model=llama2_7b", "dataset=alpaca", "noise.alpha=5", *QUICK])[0]
-    assert dict(cell.keys or {})["train"] == PINNED, "a change here makes every result anybody has stale: mean it"
+    assert dict(cell.keys or {})["train"] == PINNED, (
+        "a change here makes every result anybody has stale: mean it"
+    )
 
 
 PINNED = "96a9b04aa312"
@@ -195,7 +211,9 @@ def compose_one(group: str, option: str, extra: str | None) -> None:
     more = {"judge": {"file": ["judge.annotations=x"], "openai_compatible": ["judge.base_url=http://127.0.0.1/v1", "judge.served_model=m"]},
             "generation": {"file": ["generation.outputs=x"]}}  # fmt: skip
     with hydra_session():
-        config = compose_config([f"{group}={option}", *filter(None, [extra]), *more.get(group, {}).get(option, [])])
+        config = compose_config(
+            [f"{group}={option}", *filter(None, [extra]), *more.get(group, {}).get(option, [])]
+        )
         Parts(config).run_config({})
 
 

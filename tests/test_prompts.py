@@ -7,10 +7,22 @@ import hashlib
 import pytest
 
 from neft_lab.config import UserError
-from neft_lab.prompts import ALPACA, ALPACA_WITH_INPUT, TEMPLATES, VICUNA_SYSTEM, Turn, render_prompt, render_training
+from neft_lab.prompts import (
+    ALPACA,
+    ALPACA_WITH_INPUT,
+    TEMPLATES,
+    VICUNA_SYSTEM,
+    Turn,
+    render_prompt,
+    render_training,
+)
 
 PUBLISHED = {
-    "with input": (ALPACA_WITH_INPUT, 224, "28811e9850d9511bab334d167a03a8a37614535fdb28d645492efac8e9951c0f"),
+    "with input": (
+        ALPACA_WITH_INPUT,
+        224,
+        "28811e9850d9511bab334d167a03a8a37614535fdb28d645492efac8e9951c0f",
+    ),
     "without input": (ALPACA, 152, "35101bc36d10997c7d926d8f21f7d173aec6523f3a57d78821b944a89925cdca"),
     "generation": (ALPACA + "\n", 153, "7768da83ee0feb389c3bbcac0841599b1f953ff9ee5c448ec02fc560d762893f"),
 }
@@ -51,7 +63,9 @@ def test_no_line_of_a_template_ends_in_a_space() -> None:
 
 def test_the_input_section_is_there_exactly_when_there_is_an_input() -> None:
     assert "### Input:" not in render_prompt("alpaca", "Sort.")
-    assert render_prompt("alpaca", "Sort.", "b a").endswith("### Instruction:\nSort.\n\n### Input:\nb a\n\n### Response:")
+    assert render_prompt("alpaca", "Sort.", "b a").endswith(
+        "### Instruction:\nSort.\n\n### Input:\nb a\n\n### Response:"
+    )
 
 
 def test_placeholders_in_a_text_stay_literal() -> None:

@@ -45,7 +45,10 @@ def digests(folder: Path) -> dict[str, str]:
 
 def records(folder: Path) -> dict[str, float]:
     """Finished steps and when they were written."""
-    return {str(path.relative_to(folder)): path.stat().st_mtime for path in (folder / "results").glob("*/*/record.json")}
+    return {
+        str(path.relative_to(folder)): path.stat().st_mtime
+        for path in (folder / "results").glob("*/*/record.json")
+    }
 
 
 def lines(folder: Path, pattern: str) -> int:
@@ -54,19 +57,31 @@ def lines(folder: Path, pattern: str) -> int:
 
 MOMENTS: dict[str, Callable[[Path], bool]] = {
     "before the first checkpoint": lambda folder: lines(folder, "train-*/events.jsonl") >= 1,
-    "after a checkpoint": lambda folder: any((folder / "results/work").glob("train-*/checkpoints/checkpoint-4")),
+    "after a checkpoint": lambda folder: any(
+        (folder / "results/work").glob("train-*/checkpoints/checkpoint-4")
+    ),
     "while a checkpoint is written": lambda folder: any(
         (folder / "results/work").glob("train-*/checkpoints/partial/checkpoint-*")
     ),
-    "after training, before its record": lambda folder: any((folder / "results/work").glob("train-*/finished.json")),
+    "after training, before its record": lambda folder: any(
+        (folder / "results/work").glob("train-*/finished.json")
+    ),
     "in the middle of the answers": lambda folder: lines(folder, "generate-*/answers.jsonl") >= 3,
     "in the middle of the verdicts": lambda folder: lines(folder, "judge-*/*.jsonl") >= 3,
     "in the leaderboard": lambda folder: any((folder / "results/work").glob("leaderboard-*/responses.jsonl")),
-    "while tables are written": lambda folder: (folder / "results/sweeps/alpha_grid/leaderboard.csv").is_file(),
+    "while tables are written": lambda folder: (
+        folder / "results/sweeps/alpha_grid/leaderboard.csv"
+    ).is_file(),
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+SAMPLE = ("after a checkpoint", "in the middle of the answers")
+"""What the ordinary run kills; all moments are part of make soak."""
+
+
+@pytest.mark.parametrize(
+    "moment", [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.soak) for name in MOMENTS]
+)
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(
     moment: str, whole: Path, tiny_llama: Path, tmp_path: Path
 ) -> None:
@@ -111,7 +126,9 @@ def kill_at_random(whole: Path, model: Path, folder: Path, *, kills: int, seed: 
     assert digests(folder) == digests(whole)
 
 
-def test_two_processes_on_one_results_folder_do_each_step_once(whole: Path, tiny_llama: Path, tmp_path: Path) -> None:
+def test_two_processes_on_one_results_folder_do_each_step_once(
+    whole: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
     from tests.processes import start
 
     arguments = command(tiny_llama)

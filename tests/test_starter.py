@@ -23,7 +23,9 @@ PUBLIC = Path(__file__).resolve().parents[2] / "shared/data/alpaca_eval/referenc
 
 
 def read(split: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (STARTER_DIR / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line) for line in (STARTER_DIR / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 ROWS = {split: read(split) for split in SPLITS}
@@ -48,7 +50,9 @@ def test_every_row_has_its_fields_as_clean_text(split: str) -> None:
         for name, text in row.items():
             assert isinstance(text, str) and text == text.strip(), f"{row['id']} {name}"
             assert text or name == "input", f"{row['id']} {name} is empty"
-            assert not re.search(r"[\x00-\x08\x0b-\x1f\ufffd]", text), f"{row['id']} {name} holds control characters"
+            assert not re.search(r"[\x00-\x08\x0b-\x1f\ufffd]", text), (
+                f"{row['id']} {name} holds control characters"
+            )
 
 
 @pytest.mark.parametrize("split", SPLITS)

@@ -30,7 +30,9 @@ def begin(store: Store) -> Path:
     return work
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, Path("a"), Colour.red, {1}, b"a", object(), {1: "a"}])
+@pytest.mark.parametrize(
+    "value", [math.nan, math.inf, -math.inf, Path("a"), Colour.red, {1}, b"a", object(), {1: "a"}]
+)
 def test_canonical_json_refuses_what_json_cannot_say(value: Any) -> None:
     with pytest.raises(TypeError):
         canonical_json({"value": [value]})
@@ -43,7 +45,23 @@ def test_canonical_json_is_one_text_for_equal_values() -> None:
 
 
 def test_canonical_json_tells_unequal_values_apart() -> None:
-    values: list[Any] = [5, 5.5, "5", True, 1, None, "null", 0.1, 0.1 + 2**-54, 2**53, 2.0**60, [], {}, [5], ["5"]]
+    values: list[Any] = [
+        5,
+        5.5,
+        "5",
+        True,
+        1,
+        None,
+        "null",
+        0.1,
+        0.1 + 2**-54,
+        2**53,
+        2.0**60,
+        [],
+        {},
+        [5],
+        ["5"],
+    ]
     assert len({canonical_json(value) for value in values}) == len(values)
 
 
@@ -99,8 +117,12 @@ def test_the_error_of_an_earlier_try_is_gone_once_a_step_is_done(tmp_path: Path)
     assert not (store.publish(*STEP, NAME, RECORD) / "error.json").exists()
 
 
-@pytest.mark.parametrize("write", [lambda path: write_text(path, "\ud800"), lambda path: write_json(path, math.nan)])
-def test_a_failed_write_leaves_the_old_file_and_no_partial(tmp_path: Path, write: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize(
+    "write", [lambda path: write_text(path, "\ud800"), lambda path: write_json(path, math.nan)]
+)
+def test_a_failed_write_leaves_the_old_file_and_no_partial(
+    tmp_path: Path, write: Callable[[Path], None]
+) -> None:
     path = tmp_path / "table.md"
     write_text(path, "old")
     with pytest.raises(ValueError):

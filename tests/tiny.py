@@ -21,7 +21,9 @@ def make_tokenizer(*, vocabulary: int = 384) -> Any:
         vocab_size=vocabulary, special_tokens=["<unk>", "<s>", "</s>", "<pad>"], show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )  # fmt: skip
-    rows = [json.loads(line) for line in (STARTER_DIR / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [
+        json.loads(line) for line in (STARTER_DIR / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     tokenizer.train_from_iterator([row["output"] for row in rows[:48]], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>"

@@ -172,7 +172,9 @@ class _Keeper:
             needs = {}
             for name in stage.needs(config):
                 if name not in found:
-                    raise UserError(f"stages={sorted(wanted)} lacks {name}, which {stage.name} needs; add it to stages")
+                    raise UserError(
+                        f"stages={sorted(wanted)} lacks {name}, which {stage.name} needs; add it to stages"
+                    )
                 needs[name] = found[name]
             step = self._step(stage, config, needs)
             found[stage.name] = step.key
@@ -204,4 +206,6 @@ def _make_step(stage: Stage, config: RunConfig, needs: dict[str, str], sources: 
         "sources": {name: source.identity for name, source in sources.items()},
     }
     device = config.engine.device.name
-    return Step(stage.name, make_key(payload), stage.title(config), stage.version, inputs, needs, sources, device)
+    return Step(
+        stage.name, make_key(payload), stage.title(config), stage.version, inputs, needs, sources, device
+    )

@@ -64,7 +64,9 @@ def read_request(arguments: Sequence[str], *, config_dir: Path | None = None) ->
             override = OverridesParser.create().parse_override(argument)
         except HydraException as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"'{argument}' is not of the form key=value ({reason}); quote values with spaces") from None
+            raise UserError(
+                f"'{argument}' is not of the form key=value ({reason}); quote values with spaces"
+            ) from None
         _check_override(override, argument, config_dir)
         name = str(override.key_or_group)
         if override.is_sweep_override():
@@ -147,7 +149,9 @@ def compose_config(overrides: Sequence[str], *, config_dir: Path | None = None) 
         raise UserError(_one_line(error)) from None
     stray = list(_unknown(config))
     if stray:
-        raise UserError(f"{stray[0]}: no such key; check it against the schema (python -m neft_lab.run --help)")
+        raise UserError(
+            f"{stray[0]}: no such key; check it against the schema (python -m neft_lab.run --help)"
+        )
     return config
 
 

@@ -22,7 +22,9 @@ class Point:
     """Not asked for; there because other points are compared with it."""
 
 
-def points(sweep: SweepConfig, *, fixed: Mapping[str, Any], extra: Mapping[str, Sequence[Any]]) -> list[Point]:
+def points(
+    sweep: SweepConfig, *, fixed: Mapping[str, Any], extra: Mapping[str, Sequence[Any]]
+) -> list[Point]:
     """All points of a sweep; keys the command line fixed are not swept, keys it sweeps replace the file's values."""
     axes = {name: list(values) for name, values in {**sweep.axes, **extra}.items()}
     _check_axes(axes, sweep, fixed)
@@ -54,7 +56,9 @@ def _check_axes(axes: Mapping[str, list[Any]], sweep: SweepConfig, fixed: Mappin
     for name in fixed:
         top = name.split(".")[0]
         if name not in axes and "." in name and top in swept_groups:
-            raise UserError(f"{name} lies below the swept group '{top}' and would override every option; fix {top}=...")
+            raise UserError(
+                f"{name} lies below the swept group '{top}' and would override every option; fix {top}=..."
+            )
 
 
 def _check_axis(name: str, values: Any) -> None:

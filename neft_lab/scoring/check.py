@@ -15,7 +15,9 @@ PROBED_WINDOW = 1024
 """Attention windows up to this size are tried at their edge; longer ones would cost too many tokens."""
 
 
-def probe_requests(config: Any, max_length: int, window: int | None) -> tuple[list[TokenRequest], list[TokenRequest]]:
+def probe_requests(
+    config: Any, max_length: int, window: int | None
+) -> tuple[list[TokenRequest], list[TokenRequest]]:
     """Two questions with three choices each, one choice going on from another; and the same with other contexts.
 
     The first question fills a small attention window, so that a model which counts it in places of the row and

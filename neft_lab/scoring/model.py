@@ -53,7 +53,11 @@ class PrefixSharingLM(HFLM):
         """Requests up to this many tokens share prefixes; None until the model has been tried."""
 
     def _loglikelihood_tokens(
-        self, requests: Sequence[TokenRequest], disable_tqdm: bool = False, override_bs: int | None = None, **_: Any
+        self,
+        requests: Sequence[TokenRequest],
+        disable_tqdm: bool = False,
+        override_bs: int | None = None,
+        **_: Any,
     ) -> list[tuple[float, bool]]:
         """Score (strings, context ids, continuation ids); (log-likelihood, greedy) in the order of the requests.
 
@@ -65,7 +69,9 @@ class PrefixSharingLM(HFLM):
             if self._longest is None:
                 self._longest = self._try_sharing()
             sizes = [len(context) + len(rest) - 1 for _, context, rest in requests]
-            shared = [number for number, size in enumerate(sizes) if min(size, self.max_length) <= self._longest]
+            shared = [
+                number for number, size in enumerate(sizes) if min(size, self.max_length) <= self._longest
+            ]
             found = self._score_shared([requests[number] for number in shared], disable_tqdm)
             answers = dict(zip(shared, found, strict=True))
             others = [number for number in range(len(requests)) if number not in answers]
@@ -133,15 +139,21 @@ class PrefixSharingLM(HFLM):
     def _scorer(self) -> Scorer:
         def autocast() -> torch.autocast:
             return torch.autocast(
-                self.device.type, dtype=self.mixed_precision_dtype, enabled=self.mixed_precision_dtype is not None
+                self.device.type,
+                dtype=self.mixed_precision_dtype,
+                enabled=self.mixed_precision_dtype is not None,
             )
 
         return Scorer(self.model, self.device, self.softmax_dtype, autocast)
 
-    def _score_as_hflm(self, requests: Sequence[TokenRequest], disable_tqdm: bool) -> list[tuple[float, bool]]:
+    def _score_as_hflm(
+        self, requests: Sequence[TokenRequest], disable_tqdm: bool
+    ) -> list[tuple[float, bool]]:
         longest = max(min(len(context) + len(rest), self.max_length) for _, context, rest in requests)
         with self._batches_of(max(1, self.token_budget // longest)):
-            found: list[tuple[float, bool]] = super()._loglikelihood_tokens(list(requests), disable_tqdm=disable_tqdm)
+            found: list[tuple[float, bool]] = super()._loglikelihood_tokens(
+                list(requests), disable_tqdm=disable_tqdm
+            )
             return found
 
     def _try_sharing(self) -> int:
@@ -152,7 +164,9 @@ class PrefixSharingLM(HFLM):
             expected, control = (self._score_as_hflm(asked, True) for asked in probes)
             same = agrees(self._score_shared(probes[0], True), expected, control, dtype=self._compute_dtype())
             reason = "" if same else "its log-likelihoods under a tree mask differ from those of plain passes"
-        except Exception as error:  # whatever a model's own code raises when masks and positions are given to it
+        except (
+            Exception
+        ) as error:  # whatever a model's own code raises when masks and positions are given to it
             reason = f"it does not take tree masks ({type(error).__name__}: {error})"
         finally:
             self.tokens_computed = 0
@@ -160,7 +174,9 @@ class PrefixSharingLM(HFLM):
             log.warning("%s shares no prefixes: %s; scoring as HFLM does", type(self.model).__name__, reason)
             return 0
         if window is not None and window < self.max_length:
-            log.warning("requests of more than %d tokens, the attention window, are scored as HFLM does", window)
+            log.warning(
+                "requests of more than %d tokens, the attention window, are scored as HFLM does", window
+            )
         return self.max_length if window is None else window
 
     def _compute_dtype(self) -> torch.dtype:

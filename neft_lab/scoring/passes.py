@@ -73,10 +73,16 @@ class Scorer:
     def _run_rows(self, batch: Sequence[tuple[int, Row]], stems: Cache, lengths: Sequence[int]) -> list[Part]:
         owners, rows = [owner for owner, _ in batch], [row for _, row in batch]
         tokens = self._pad([row.tokens for row in rows])
-        options: dict[str, Any] = {"input_ids": tokens, "past_key_values": _Stems(stems, owners), "use_cache": True}
+        options: dict[str, Any] = {
+            "input_ids": tokens,
+            "past_key_values": _Stems(stems, owners),
+            "use_cache": True,
+        }
         if self._takes_positions:
             options["position_ids"] = self._pad([row.depths for row in rows])
-        options["attention_mask"] = self._mask(rows, [lengths[owner] for owner in owners], max(lengths), tokens.shape[1])
+        options["attention_mask"] = self._mask(
+            rows, [lengths[owner] for owner in owners], max(lengths), tokens.shape[1]
+        )
         return self._forward([row.scored for row in rows], **options)
 
     def _pad(self, sequences: Sequence[np.ndarray]) -> Tensor:
@@ -95,7 +101,9 @@ class Scorer:
         if getattr(self.model.config, "_attn_implementation", None) == "sdpa":
             return mask
         dtype = self.model.get_input_embeddings().weight.dtype
-        return torch.zeros(mask.shape, dtype=dtype, device=self.device).masked_fill_(~mask, torch.finfo(dtype).min)
+        return torch.zeros(mask.shape, dtype=dtype, device=self.device).masked_fill_(
+            ~mask, torch.finfo(dtype).min
+        )
 
     @property
     def _takes_positions(self) -> bool:
@@ -176,7 +184,9 @@ class _StemLayer(DynamicLayer):
         self.keys, self.values = _laid_out(keys, owners), _laid_out(values, owners)
         self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)
 
 

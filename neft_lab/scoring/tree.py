@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,7 +106,7 @@ def _sort(requests: Sequence[Request]) -> _Sorted:
         askers.setdefault(request.tokens.astype(">u4").tobytes(), []).append(number)  # sorts as the tokens do
     keys = sorted(askers)
     sequences = [requests[askers[key][0]].tokens for key in keys]
-    shared = [0, *(_common(before, after) for before, after in zip(sequences, sequences[1:], strict=False))]
+    shared = [0, *(_common(before, after) for before, after in pairwise(sequences))]
     return _Sorted(sequences, shared, [askers[key] for key in keys])
 
 
@@ -155,7 +156,9 @@ def _build(ordered: _Sorted, spans: Sequence[_Span], requests: Sequence[Request]
         depth = min(depth, *(ordered.shared[span.first] for span in spans[1:]))
     stem: list[tuple[int, int, int]] = []
     rows = [_build_row(ordered, span, depth, requests, stem) for span in spans]
-    return Cluster(ordered.sequences[spans[0].first][:depth], _scored(stem), [row for row in rows if len(row.tokens)])
+    return Cluster(
+        ordered.sequences[spans[0].first][:depth], _scored(stem), [row for row in rows if len(row.tokens)]
+    )
 
 
 def _build_row(
@@ -163,7 +166,9 @@ def _build_row(
 ) -> Row:
     """Flatten the sequences of a span beyond ``depth``; what is scored before that goes to ``stem``."""
     members = ordered.sequences[span.first : span.last]
-    path = np.full(max(map(len, members)) + 1, -1, dtype=np.int64)  # where the token at each depth lies in the row
+    path = np.full(
+        max(map(len, members)) + 1, -1, dtype=np.int64
+    )  # where the token at each depth lies in the row
     pieces, depths, runs, scored = [], [], list[Run](), list[tuple[int, int, int]]()
     size = 0
     for number, sequence in enumerate(members, span.first):
@@ -177,8 +182,12 @@ def _build_row(
             size += fresh
         for asker in ordered.askers[number]:
             targets = requests[asker].targets
-            for place, target in zip(range(len(sequence) - len(targets), len(sequence)), targets.tolist(), strict=True):
-                (stem if place < depth else scored).append((place if place < depth else int(path[place]), target, asker))
+            for place, target in zip(
+                range(len(sequence) - len(targets), len(sequence)), targets.tolist(), strict=True
+            ):
+                (stem if place < depth else scored).append(
+                    (place if place < depth else int(path[place]), target, asker)
+                )
     return Row(_join(pieces), _join(depths), runs, _scored(scored))
 
 
@@ -205,8 +214,11 @@ class Group:
     @property
     def requests(self) -> list[int]:
         """The requests that are answered once this group is computed."""
-        scored = [one.scored for one in self.clusters] + [row.scored for batch in self.batches for _, row in batch]
-        return np.unique(np.concatenate([one.requests for one in scored])).tolist()
+        scored = [one.scored for one in self.clusters] + [
+            row.scored for batch in self.batches for _, row in batch
+        ]
+        found: list[int] = np.unique(np.concatenate([one.requests for one in scored])).tolist()
+        return found
 
 
 def plan_groups(clusters: Sequence[Cluster], *, token_budget: int, scored_budget: int) -> Iterator[Group]:
@@ -217,7 +229,9 @@ def plan_groups(clusters: Sequence[Cluster], *, token_budget: int, scored_budget
     """
     single = [one for one in clusters if len(one.rows) <= 1]
     sizes = [max(map(len, (one.stem, *(row.tokens for row in one.rows)))) for one in single]
-    scored = [len(one.scored.positions) + sum(len(row.scored.positions) for row in one.rows) for one in single]
+    scored = [
+        len(one.scored.positions) + sum(len(row.scored.positions) for row in one.rows) for one in single
+    ]
     for members in fill(sizes, scored, token_budget, scored_budget):
         together = [single[member] for member in members]
         rows = [(owner, row) for owner, one in enumerate(together) for row in one.rows]
@@ -247,7 +261,9 @@ def halve(group: Group) -> list[Group]:
     return [Group(group.clusters, [half for pair in halves for half in pair if half])]
 
 
-def fill(sizes: Sequence[int], scored: Sequence[int], token_budget: int, scored_budget: int) -> Iterator[list[int]]:
+def fill(
+    sizes: Sequence[int], scored: Sequence[int], token_budget: int, scored_budget: int
+) -> Iterator[list[int]]:
     """Batches of items by falling size, as many as the budgets hold, at least one."""
     batch: list[int] = []
     wanted = 0

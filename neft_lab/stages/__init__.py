@@ -62,7 +62,9 @@ class Projection:
         if name.startswith("_"):
             raise AttributeError(name)
         stage = type(self).__name__.removesuffix("Inputs").lower()
-        raise AttributeError(f"stage {stage} reads '{name}', which is not in its key; declare it in stages/__init__.py")
+        raise AttributeError(
+            f"stage {stage} reads '{name}', which is not in its key; declare it in stages/__init__.py"
+        )
 
 
 @dataclass
@@ -152,7 +154,9 @@ def _judge_sources(config: RunConfig) -> dict[str, Source]:
     judge = config.judge
     if judge.kind is JudgeKind.file:
         return {"annotations": file_source(judge.annotations, name="judge.annotations")}
-    found = {"reference": instructions_source(judge.reference, config.generation.split, name="judge.reference")}
+    found = {
+        "reference": instructions_source(judge.reference, config.generation.split, name="judge.reference")
+    }
     if judge.model is not None:
         found["judge_model"] = model_source(judge.model, name="judge.model")
     return found

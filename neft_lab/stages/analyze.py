@@ -39,7 +39,9 @@ def analyze(config: AnalyzeInputs, inputs: Inputs, output: Path, progress: Progr
     return _metrics(losses)
 
 
-def response_losses(model: Any, examples: Sequence[Example], config: AnalysisConfig, pad_id: int) -> list[float]:
+def response_losses(
+    model: Any, examples: Sequence[Example], config: AnalysisConfig, pad_id: int
+) -> list[float]:
     """Mean cross-entropy over the response tokens of each example, in nats; log-softmax in float32."""
     import torch
     from torch.nn import functional
@@ -48,11 +50,14 @@ def response_losses(model: Any, examples: Sequence[Example], config: AnalysisCon
 
     collate, found = Collator(pad_id), [0.0] * len(examples)
     model.eval()
-    for batch in plan_batches([len(example.input_ids) for example in examples], token_budget=config.token_budget):
+    for batch in plan_batches(
+        [len(example.input_ids) for example in examples], token_budget=config.token_budget
+    ):
         inputs = collate([examples[row] for row in batch])
         with torch.inference_mode():
             logits = model(
-                input_ids=inputs["input_ids"].to(model.device), attention_mask=inputs["attention_mask"].to(model.device)
+                input_ids=inputs["input_ids"].to(model.device),
+                attention_mask=inputs["attention_mask"].to(model.device),
             ).logits[:, :-1]
         targets = inputs["labels"][:, 1:].to(model.device)
         losses = functional.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")

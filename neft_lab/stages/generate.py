@@ -29,7 +29,12 @@ def generate(config: GenerateInputs, inputs: Inputs, output: Path, progress: Pro
         instructions = load_instructions(inputs.sources["instructions"])[: generation.limit]
         answers = _answer(instructions, generation, inputs, output, progress)
         rows = [
-            {"instruction": asked.instruction, "output": text, "generator": output.name, "dataset": asked.dataset}
+            {
+                "instruction": asked.instruction,
+                "output": text,
+                "generator": output.name,
+                "dataset": asked.dataset,
+            }
             for asked, (text, _, _) in zip(instructions, answers, strict=True)
         ]
         cut = sum(stopped_by_limit for _, _, stopped_by_limit in answers)
@@ -42,8 +47,12 @@ def generate(config: GenerateInputs, inputs: Inputs, output: Path, progress: Pro
 def _copied(path: Path, limit: int | None) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = read_json(path)
     for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in ("instruction", "output")):
-            raise UserError(f"generation.outputs: {path.name} row {number} must have texts 'instruction' and 'output'")
+        if not isinstance(row, dict) or not all(
+            isinstance(row.get(name), str) for name in ("instruction", "output")
+        ):
+            raise UserError(
+                f"generation.outputs: {path.name} row {number} must have texts 'instruction' and 'output'"
+            )
     return rows[:limit]
 
 
@@ -52,7 +61,11 @@ Answer = tuple[str, int, bool]
 
 
 def _answer(
-    instructions: Sequence[Instruction], config: GenerationConfig, inputs: Inputs, output: Path, progress: Progress
+    instructions: Sequence[Instruction],
+    config: GenerationConfig,
+    inputs: Inputs,
+    output: Path,
+    progress: Progress,
 ) -> list[Answer]:
     from transformers import set_seed
 
@@ -60,9 +73,13 @@ def _answer(
 
     assert inputs.train is not None
     loaded = load_trained(inputs.train, precision=config.precision.name, device=inputs.device)
-    prompts = [render_prompt(config.template, asked.instruction) + config.prompt_suffix for asked in instructions]
+    prompts = [
+        render_prompt(config.template, asked.instruction) + config.prompt_suffix for asked in instructions
+    ]
     ids = [loaded.tokenizer(prompt)["input_ids"][-config.max_prompt_tokens :] for prompt in prompts]
-    batches = plan_batches([len(row) for row in ids], token_budget=config.token_budget, extra=config.max_new_tokens)
+    batches = plan_batches(
+        [len(row) for row in ids], token_budget=config.token_budget, extra=config.max_new_tokens
+    )
     journal = output / "answers.jsonl"
     with BatchJournal(journal, plan=plan_digest(batches, prompts)) as finished:
         done = sum(len(batches[number]) for number in finished.finished)
@@ -87,7 +104,7 @@ def _generate_batch(loaded: Any, rows: Sequence[Sequence[int]], config: Generati
     longest = max(map(len, rows))
     ids = torch.tensor([[tokenizer.pad_token_id] * (longest - len(row)) + list(row) for row in rows])
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-    sampling = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     if config.temperature > 0:
         sampling = {"do_sample": True, "temperature": config.temperature, "top_p": config.top_p, "top_k": 0}
     with torch.inference_mode():

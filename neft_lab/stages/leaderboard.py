@@ -55,7 +55,11 @@ def leaderboard(config: LeaderboardInputs, inputs: Inputs, output: Path, progres
 
 
 def _respond(
-    questions: Sequence[Question], config: LeaderboardConfig, inputs: Inputs, journal: Path, progress: Progress
+    questions: Sequence[Question],
+    config: LeaderboardConfig,
+    inputs: Inputs,
+    journal: Path,
+    progress: Progress,
 ) -> dict[str, Responses]:
     """The model's answers by question, block by block; finished blocks come from the journal."""
     responses = _read_journal(journal, questions)
@@ -82,7 +86,10 @@ def _load_model(config: LeaderboardConfig, inputs: Inputs) -> LM:
     assert inputs.train is not None
     loaded = load_trained(inputs.train, precision=config.precision.name, device=inputs.device)
     return PrefixSharingLM(
-        loaded.model, tokenizer=loaded.tokenizer, token_budget=config.token_budget, max_length=config.max_length
+        loaded.model,
+        tokenizer=loaded.tokenizer,
+        token_budget=config.token_budget,
+        max_length=config.max_length,
     )
 
 
@@ -93,13 +100,17 @@ def _answer(model: LM | None, block: Sequence[Question]) -> dict[str, Responses]
             instance.resps = []
             by_type.setdefault(instance.request_type, []).extend([instance] * (instance.repeats or 1))
     for kind, instances in by_type.items():
-        for instance, response in zip(instances, getattr(model, kind)(instances, disable_tqdm=True), strict=True):
+        for instance, response in zip(
+            instances, getattr(model, kind)(instances, disable_tqdm=True), strict=True
+        ):
             instance.resps.append(response)
     return {question.label: [instance.resps for instance in question.instances] for question in block}
 
 
 def _plan_digest(questions: Sequence[Question]) -> str:
-    asked = [(question.label, [instance.arguments for instance in question.instances]) for question in questions]
+    asked = [
+        (question.label, [instance.arguments for instance in question.instances]) for question in questions
+    ]
     return hashlib.sha256(json.dumps([BLOCK, asked], default=str).encode()).hexdigest()
 
 

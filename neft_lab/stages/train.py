@@ -29,7 +29,10 @@ def train(config: TrainInputs, inputs: Inputs, output: Path, progress: Progress)
     Metrics: mean training loss over all steps and over the last quarter (nats per response token, noise on),
     counts, and the dose of noise that was given.
     """
-    pointer = {"source": inputs.sources["model"].as_dict(), "trust_remote_code": config.model.trust_remote_code}
+    pointer = {
+        "source": inputs.sources["model"].as_dict(),
+        "trust_remote_code": config.model.trust_remote_code,
+    }
     if config.finetune.method is Method.none or config.dataset is None:
         load_source(inputs.sources["model"], precision="auto", device="cpu",
                     trust_remote_code=config.model.trust_remote_code)  # fmt: skip
@@ -47,7 +50,12 @@ def train(config: TrainInputs, inputs: Inputs, output: Path, progress: Progress)
 
 
 def _train(
-    config: TrainInputs, inputs: Inputs, output: Path, progress: Progress, dataset: DatasetConfig, pointer: Any
+    config: TrainInputs,
+    inputs: Inputs,
+    output: Path,
+    progress: Progress,
+    dataset: DatasetConfig,
+    pointer: Any,
 ) -> dict[str, Any]:
     source = inputs.sources["model"]
     examples = _tokenized(inputs.sources["dataset"], source, dataset.split, dataset.format, dataset.max_rows,
@@ -87,7 +95,9 @@ def _tokenized(
     trust_remote_code: bool,
 ) -> list[Example]:  # fmt: skip
     """Tokenised examples, kept warm for the next cell of the grid."""
-    tokenizer = load_source(model, precision="auto", device="cpu", trust_remote_code=trust_remote_code).tokenizer
+    tokenizer = load_source(
+        model, precision="auto", device="cpu", trust_remote_code=trust_remote_code
+    ).tokenizer
     conversations = load_conversations(dataset, split=split, format=format, max_rows=max_rows)
     examples = tokenize(conversations, tokenizer, template=template, max_length=max_length)
     return [example for example in examples if example.learned]
