@@ -22,7 +22,7 @@ from neft_lab.sources import Source
 from neft_lab.stages import STAGES, Inputs, Metrics
 from neft_lab.store import SCHEMA, Store, read_json, write_json
 
-USES_NO_DEVICE = {"file", "longest", "random"}
+USES_NO_DEVICE = {"file", "longest", "random", "alpaca_eval", "openai_compatible"}
 
 
 class StepFailed(Exception):

@@ -152,11 +152,13 @@ def _generate_sources(config: RunConfig) -> dict[str, Source]:
 
 def _judge_sources(config: RunConfig) -> dict[str, Source]:
     judge = config.judge
+    found: dict[str, Source] = {}
+    if judge.stored:
+        found["stored"] = file_source(judge.stored, name="judge.stored")
     if judge.kind is JudgeKind.file:
-        return {"annotations": file_source(judge.annotations, name="judge.annotations")}
-    found = {
-        "reference": instructions_source(judge.reference, config.generation.split, name="judge.reference")
-    }
+        return found | {"annotations": file_source(judge.annotations, name="judge.annotations")}
+    split = config.generation.split
+    found["reference"] = instructions_source(judge.reference, split, name="judge.reference")
     if judge.model is not None:
         found["judge_model"] = model_source(judge.model, name="judge.model")
     return found
