@@ -231,7 +231,7 @@ def make_table() -> str:
     head = [
         f"| trainer | layout | {shortest} | mean | {longest} | noise on padding |",
         "|---|---|---:|---:|---:|---|",
-        f"| the paper's code | any | {ALPHA:.2f} | {ALPHA:.2f} | {ALPHA:.2f} | no |",
+        f"| the paper's code (formula) | any | {ALPHA:.2f} | {ALPHA:.2f} | {ALPHA:.2f} | no |",
     ]
     with quiet():
         return "\n".join(head + [measure().markdown() for measure in measurements])

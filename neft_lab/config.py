@@ -436,6 +436,11 @@ class TaskConfig:
     """Documents per task (per subject for a group)."""
     subsets: list[str] | None = key()
 
+    def __post_init__(self) -> None:
+        where = f"leaderboard.tasks: {self.task}"
+        require(self.shots >= 0, f"{where}: shots", self.shots, "must be >= 0")
+        require(self.limit is None or self.limit > 0, f"{where}: limit", self.limit, "must be > 0 or null")
+
 
 @dataclass
 class LeaderboardConfig:
@@ -453,6 +458,11 @@ class LeaderboardConfig:
             require(
                 bool(self.folder), "leaderboard.folder", self.folder, "must name a folder with source=folder"
             )
+        looked_at = self.source in (TaskSource.folder, TaskSource.auto) or not self.folder
+        rule = f"is not looked at with leaderboard.source={self.source.name}; use folder or auto"
+        require(looked_at, "leaderboard.folder", self.folder, rule)
+        names = [asked.task for asked in self.tasks]
+        require(len(set(names)) == len(names), "leaderboard.tasks", names, "must name each task once")
 
 
 @dataclass

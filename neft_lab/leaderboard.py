@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +11,11 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean
 from lm_eval.utils import handle_non_serializable, hash_string
 
-from neft_lab.config import UserError, nearest
+from neft_lab.config import TaskSource, UserError, nearest
+from neft_lab.statistics import accuracy
 from neft_lab.tasks import Benchmark, Subtask
 
 Row = dict[str, Any]
-Responses = list[list[Any]]
-"""By request and repetition: (log-likelihood, greedy), a log-likelihood, or a text."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +25,6 @@ class Question:
     task: str
     doc_id: int
     instances: Sequence[Instance]
-
-    @property
-    def label(self) -> str:
-        return f"{self.task}/{self.doc_id}"
 
 
 def ask(benchmarks: Sequence[Benchmark]) -> list[Question]:
@@ -54,14 +47,17 @@ def ask(benchmarks: Sequence[Benchmark]) -> list[Question]:
 
 
 def score(
-    benchmarks: Sequence[Benchmark], questions: Sequence[Question], responses: Mapping[str, Responses]
+    benchmarks: Sequence[Benchmark], questions: Sequence[Question], answers: Sequence[Sequence[list[Any]]]
 ) -> list[Row]:
-    """One row per document: what was asked, what the model answered, and the task's metrics."""
+    """One row per document: what was asked, what the model answered, and the task's metrics.
+
+    answers: by question, request and repeat.
+    """
     by_task: dict[str, list[Question]] = {}
-    for question in questions:
+    for question, answered in zip(questions, answers, strict=True):
         by_task.setdefault(question.task, []).append(question)
-        for instance, answers in zip(question.instances, responses[question.label], strict=True):
-            instance.resps = [tuple(answer) if isinstance(answer, list) else answer for answer in answers]
+        for instance, repeats in zip(question.instances, answered, strict=True):
+            instance.resps = [tuple(answer) if isinstance(answer, list) else answer for answer in repeats]
     rows = []
     for benchmark in benchmarks:
         for subtask in benchmark.subtasks:
@@ -86,9 +82,15 @@ def _row(benchmark: Benchmark, subtask: Subtask, question: Question) -> Row:
         "prompt_hash": hash_string(first.arguments[0]),
         **_answers(question),
         "gold": _plain(subtask.task.doc_to_target(first.doc)),
-        "correct": metrics[_metric_name(benchmark.config.metric, metrics)],
+        "correct": _value(benchmark, subtask, metrics),
         "metrics": metrics,
     }
+
+
+def _value(benchmark: Benchmark, subtask: Subtask, metrics: Mapping[str, Any]) -> Any:
+    """A document's part of the benchmark's number, in [0, 1]; None where that is no mean over documents."""
+    name = _metric_name(benchmark.config.metric, metrics)
+    return metrics[name] if _is_mean(subtask, benchmark.config.metric) else None
 
 
 def _answers(question: Question) -> Row:
@@ -125,18 +127,6 @@ def _metric_name(asked: str, metrics: Mapping[str, Any]) -> str:
     raise UserError(f"leaderboard.tasks: no metric '{asked}'; {nearest(asked, metrics)}")
 
 
-@dataclass(frozen=True)
-class Score:
-    """One number with its standard error (None where there is none) and the documents behind it.
-
-    In percent where it is a mean over documents, in the metric's own unit elsewhere (perplexity).
-    """
-
-    value: float
-    standard_error: float | None
-    documents: int
-
-
 def summarise(
     benchmarks: Sequence[Benchmark], rows: Sequence[Row]
 ) -> tuple[dict[str, float], dict[str, Row]]:
@@ -148,86 +138,76 @@ def summarise(
     metrics: dict[str, float] = {}
     facts: dict[str, Row] = {}
     for benchmark in benchmarks:
-        asked = benchmark.config
-        scores = {}
-        for subtask in benchmark.subtasks:
-            scores[subtask.name] = _score(
-                subtask, asked.metric, [row for row in rows if row["task"] == subtask.name]
-            )
-        total = _macro_average(list(scores.values())) if benchmark.grouped else scores[asked.task]
-        metrics |= _flat(asked.task, total)
+        name = benchmark.config.task
+        own = [row for row in rows if row["benchmark"] == name]
+        metrics |= _estimate(name, benchmark, own, macro=True)
         if benchmark.grouped:
-            metrics |= _flat(f"{asked.task}_weighted", _weighted_average(list(scores.values())))
-        facts[asked.task] = {
-            "metric": asked.metric,
+            metrics |= _estimate(f"{name}_weighted", benchmark, own, macro=False)
+        facts[name] = {
+            "metric": benchmark.config.metric,
             "shots": _told_shots(benchmark),
-            "limit": asked.limit,
-            "tasks": {subtask.name: _facts(subtask, scores[subtask.name]) for subtask in benchmark.subtasks},
+            "limit": benchmark.config.limit,
+            "tasks": {subtask.name: _facts(subtask, benchmark, own) for subtask in benchmark.subtasks},
         }
     return metrics, facts
 
 
-def _score(subtask: Subtask, asked: str, rows: Sequence[Row]) -> Score:
-    name = _metric_name(asked, rows[0]["metrics"])
-    values: list[Any] = [
+def _estimate(name: str, benchmark: Benchmark, rows: Sequence[Row], *, macro: bool) -> dict[str, float]:
+    """A benchmark's number; with its interval where it is a mean over documents."""
+    if not all(_is_mean(subtask, benchmark.config.metric) for subtask in benchmark.subtasks):
+        return {} if benchmark.grouped else {name: _aggregate(benchmark.subtasks[0], benchmark, rows)}
+    subjects = [row["task"] for row in rows] if benchmark.grouped else None
+    found = accuracy([row["correct"] for row in rows], clusters=subjects, macro=macro and benchmark.grouped)
+    return {
+        name: found.value,
+        f"{name}_standard_error": found.standard_error,
+        f"{name}_low": found.low,
+        f"{name}_high": found.high,
+        f"{name}_n": float(found.n),
+    }
+
+
+def _aggregate(subtask: Subtask, benchmark: Benchmark, rows: Sequence[Row]) -> float:
+    """What lm-eval makes of a task's documents: percent for a mean, else the metric's own unit (perplexity)."""
+    name = _metric_name(benchmark.config.metric, rows[0]["metrics"])
+    values = [
         tuple(value) if isinstance(value, list) else value for value in (row["metrics"][name] for row in rows)
     ]
-    aggregate = subtask.task.aggregation()[name.split(",")[0]]
-    if aggregate is not mean:
-        return Score(float(aggregate(values)), None, len(values))
-    error = 100 * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-    return Score(100 * statistics.fmean(values), error, len(values))
+    total = float(subtask.task.aggregation()[name.split(",")[0]](values))
+    return 100 * total if _is_mean(subtask, benchmark.config.metric) else total
 
 
-def _macro_average(scores: Sequence[Score]) -> Score:
-    return _average(scores, [1 / len(scores)] * len(scores))
-
-
-def _weighted_average(scores: Sequence[Score]) -> Score:
-    documents = sum(score.documents for score in scores)
-    return _average(scores, [score.documents / documents for score in scores])
-
-
-def _average(scores: Sequence[Score], weights: Sequence[float]) -> Score:
-    """The questions are independent, so variances add; the choice of tasks is taken as given."""
-    errors = [score.standard_error for score in scores]
-    value = sum(weight * score.value for weight, score in zip(weights, scores, strict=True))
-    documents = sum(score.documents for score in scores)
-    if any(error is None for error in errors):
-        return Score(value, None, documents)
-    variance = sum((weight * (error or 0.0)) ** 2 for weight, error in zip(weights, errors, strict=True))
-    return Score(value, math.sqrt(variance), documents)
-
-
-def _flat(name: str, score: Score) -> dict[str, float]:
-    flat = {name: score.value, f"{name}_n": float(score.documents)}
-    if score.standard_error is None:
-        return flat
-    reach = 1.96 * score.standard_error
-    return flat | {
-        f"{name}_stderr": score.standard_error,
-        f"{name}_low": max(0.0, score.value - reach),
-        f"{name}_high": min(100.0, score.value + reach),
-    }
+def _is_mean(subtask: Subtask, metric: str) -> bool:
+    return subtask.task.aggregation()[metric.split(",")[0]] is mean
 
 
 def _told_shots(benchmark: Benchmark) -> str:
     count = benchmark.subtasks[0].task.config.num_fewshot
-    substitutes = sorted({str(subtask.substitute) for subtask in benchmark.subtasks if subtask.substitute})
+    substitutes = sorted({subtask.substitute for subtask in benchmark.subtasks if subtask.substitute})
     if not substitutes:
         return str(count)
     return f"{count} from {', '.join(substitutes)}, not comparable with the leaderboard"
 
 
-def _facts(subtask: Subtask, score: Score) -> Row:
-    documents = subtask.documents
+def _facts(subtask: Subtask, benchmark: Benchmark, rows: Sequence[Row]) -> Row:
+    own = [row for row in rows if row["task"] == subtask.name]
     return {
-        "value": score.value,
-        "standard_error": score.standard_error,
-        "documents": score.documents,
-        "source": documents.source.name,
-        "location": documents.location if documents.source.name != "folder" else None,
-        "revision": documents.revision,
-        "digest": subtask.digest,
+        "score": _aggregate(subtask, benchmark, own),
+        "documents": len(own),
         "version": subtask.task.VERSION,
+        **_source(subtask),
     }
+
+
+def sources_of(benchmarks: Sequence[Benchmark]) -> dict[str, Row]:
+    """Where each task's documents came from, and a digest of what was read."""
+    return {subtask.name: _source(subtask) for benchmark in benchmarks for subtask in benchmark.subtasks}
+
+
+def _source(subtask: Subtask) -> Row:
+    """A folder's path stays out: the digest says what was in it."""
+    found = subtask.documents
+    place = (
+        {} if found.source is TaskSource.folder else {"location": found.location, "revision": found.revision}
+    )
+    return {"source": found.source.name, **place, "digest": subtask.digest}

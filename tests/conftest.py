@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+# one fork server for all tests, warm: whoever starts it first decides what it has imported
+multiprocessing.get_context("forkserver").set_forkserver_preload(["tests.warm"])
 
 
 @pytest.fixture(scope="session")

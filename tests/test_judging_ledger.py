@@ -196,7 +196,6 @@ def test_published_annotations_survive_the_ledger(ledger: JudgementLedger) -> No
 
 def _processes() -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.judging_worker"])
     return context
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-CPU_TOKENS = 2048
+CPU_TOKENS = 1024
 """Beyond about this many a CPU gains nothing."""
 
 

@@ -29,7 +29,7 @@ class PrefixSharingLM(HFLM):
         simple_evaluate(model=lm, tasks=["mmlu", "arc_challenge"])
 
     Takes what HFLM takes. ``token_budget``: tokens of one forward pass, padding included; by default what the
-    device's memory holds (2,048 on a CPU). ``softmax_dtype`` is float32 unless given: a log-softmax in bfloat16
+    device's memory holds (1,024 on a CPU). ``softmax_dtype`` is float32 unless given: a log-softmax in bfloat16
     turns close answers into ties. ``batch_size`` has no effect.
 
     Equal to HFLM within ``1e-3 + 1e-5 |log-likelihood|`` in float32. Before the first request the model answers
@@ -44,8 +44,7 @@ class PrefixSharingLM(HFLM):
         super().__init__(pretrained, backend=backend, **kwargs)
         if token_budget is not None and token_budget < 1:
             raise ValueError(f"token_budget must be at least 1, got {token_budget}")
-        if self.softmax_dtype is None:
-            self.softmax_dtype = torch.float32
+        self.softmax_dtype: torch.dtype = self.softmax_dtype or torch.float32
         self.token_budget = token_budget_of(self.model, self.device, asked=token_budget)
         self.tokens_computed = 0
         """Tokens that went through the model for log-likelihoods, padding not counted."""
@@ -180,7 +179,8 @@ class PrefixSharingLM(HFLM):
         return self.max_length if window is None else window
 
     def _compute_dtype(self) -> torch.dtype:
-        return self.mixed_precision_dtype or self.model.get_input_embeddings().weight.dtype
+        dtype: torch.dtype = self.mixed_precision_dtype or self.model.get_input_embeddings().weight.dtype
+        return dtype
 
     def _generation_batches(self, requests: Sequence[Instance]) -> Iterator[list[int]]:
         by_options: dict[str, list[int]] = {}
@@ -195,7 +195,8 @@ class PrefixSharingLM(HFLM):
 
     @contextmanager
     def _batches_of(self, size: int) -> Iterator[None]:
-        before, self.batch_size_per_gpu = self.batch_size_per_gpu, size
+        before: int | str = self.batch_size_per_gpu
+        self.batch_size_per_gpu: int | str = size
         try:
             yield
         finally:

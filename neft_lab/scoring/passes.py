@@ -52,7 +52,7 @@ class Scorer:
     softmax_dtype: of the log-softmax. autocast: makes a fresh autocast context for each pass.
     """
 
-    model: nn.Module
+    model: Any
     device: torch.device
     softmax_dtype: torch.dtype
     autocast: Callable[[], Any]
@@ -150,7 +150,7 @@ def _mark_ancestors(table: np.ndarray, row: Row) -> None:
 
 
 @contextmanager
-def _head_sees(model: nn.Module, places: Tensor) -> Iterator[None]:
+def _head_sees(model: Any, places: Tensor) -> Iterator[None]:
     """Let only some positions of the flattened (b, t) hidden states reach the output head.
 
     What a model does to its logits afterwards (scaling, soft capping) stays as it is.

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from neft_lab.batching import plan_digest
 from neft_lab.config import LeaderboardConfig, UserError
+from neft_lab.journal import BatchJournal
 from neft_lab.progress import Progress
 from neft_lab.stages import Inputs, LeaderboardInputs, Metrics
 from neft_lab.store import write_json, write_text
 
 if TYPE_CHECKING:
-    from lm_eval.api.instance import Instance
-    from lm_eval.api.model import LM
-
-    from neft_lab.leaderboard import Question, Responses
+    from neft_lab.answering import Answered, Asked
+    from neft_lab.leaderboard import Question
 
 BLOCK = 256
 """Documents between two savings. Blocks are part of the plan: in bfloat16 a score depends on its batch mates."""
@@ -36,7 +34,7 @@ def leaderboard(config: LeaderboardInputs, inputs: Inputs, output: Path, progres
     Raises:
         UserError: a task or subset that lm-eval does not know, or a metric that the task does not have.
     """
-    from neft_lab.leaderboard import ask, score, summarise
+    from neft_lab.leaderboard import ask, score, sources_of, summarise
     from neft_lab.tasks import load_benchmarks
 
     if inputs.train is None:
@@ -44,97 +42,50 @@ def leaderboard(config: LeaderboardInputs, inputs: Inputs, output: Path, progres
     with redirect_stderr(io.StringIO()):  # the libraries' progress bars, one per task
         benchmarks, holes = load_benchmarks(config.leaderboard)
         questions = ask(benchmarks)
-    responses = _respond(questions, config.leaderboard, inputs, output / "responses.jsonl", progress)
-    rows = score(benchmarks, questions, responses)
+    progress.resolved["tasks"] = sources_of(benchmarks)
+    answers = _answer(questions, config.leaderboard, inputs, output / "answers.jsonl", progress)
+    rows = score(benchmarks, questions, answers)
     lines = (json.dumps(row, ensure_ascii=False) for row in rows)
     write_text(output / "documents.jsonl", "".join(f"{line}\n" for line in lines))
     metrics, facts = summarise(benchmarks, rows)
     write_json(output / "results.json", {"metrics": metrics, "benchmarks": facts, "holes": holes})
-    (output / "responses.jsonl").unlink(missing_ok=True)
+    (output / "answers.jsonl").unlink()
     return metrics
 
 
-def _respond(
+def _answer(
     questions: Sequence[Question],
     config: LeaderboardConfig,
     inputs: Inputs,
     journal: Path,
     progress: Progress,
-) -> dict[str, Responses]:
-    """The model's answers by question, block by block; finished blocks come from the journal."""
-    responses = _read_journal(journal, questions)
-    progress.start(len(questions), unit="document", done=len(responses))
-    missing = [block for block in _blocks(questions) if block[0].label not in responses]
-    model = _load_model(config, inputs) if missing else None
-    for block in missing:
-        answered = _answer(model, block)
-        _append(journal, answered)
-        responses |= answered
-        progress.advance(len(block))
-    return responses
-
-
-def _blocks(questions: Sequence[Question]) -> Iterator[Sequence[Question]]:
-    for start in range(0, len(questions), BLOCK):
-        yield questions[start : start + BLOCK]
-
-
-def _load_model(config: LeaderboardConfig, inputs: Inputs) -> LM:
-    from neft_lab.models import load_trained
-    from neft_lab.scoring import PrefixSharingLM
+) -> list[list[Answered]]:
+    """The model's answers by question and request, saved block by block."""
+    from neft_lab.answering import Examinee, answer_blocks, devices_of, precision_of
 
     assert inputs.train is not None
-    loaded = load_trained(inputs.train, precision=config.precision.name, device=inputs.device)
-    return PrefixSharingLM(
-        loaded.model,
-        tokenizer=loaded.tokenizer,
-        token_budget=config.token_budget,
-        max_length=config.max_length,
-    )
-
-
-def _answer(model: LM | None, block: Sequence[Question]) -> dict[str, Responses]:
-    by_type: dict[str, list[Instance]] = {}
-    for question in block:
-        for instance in question.instances:
-            instance.resps = []
-            by_type.setdefault(instance.request_type, []).extend([instance] * (instance.repeats or 1))
-    for kind, instances in by_type.items():
-        for instance, response in zip(
-            instances, getattr(model, kind)(instances, disable_tqdm=True), strict=True
+    blocks = [questions[start : start + BLOCK] for start in range(0, len(questions), BLOCK)]
+    precision = precision_of(config.precision.name, inputs.device)
+    examinee = Examinee(inputs.train, precision, config.token_budget, config.max_length)
+    texts = [json.dumps(asked.arguments, default=str) for block in blocks for asked in _requests(block)]
+    with BatchJournal(journal, plan=plan_digest([[len(block)] for block in blocks], texts)) as saved:
+        missing = {
+            number: _requests(block) for number, block in enumerate(blocks) if number not in saved.finished
+        }
+        progress.start(
+            len(questions), unit="document", done=sum(len(blocks[number]) for number in saved.finished)
+        )
+        for number, answers in (
+            answer_blocks(examinee, missing, devices=devices_of(inputs.device)) if missing else ()
         ):
-            instance.resps.append(response)
-    return {question.label: [instance.resps for instance in question.instances] for question in block}
+            saved.append(number, answers)
+            progress.advance(len(blocks[number]))
+        flat = (answer for number in range(len(blocks)) for answer in saved.finished[number])
+        return [[next(flat) for _ in question.instances] for question in questions]
 
 
-def _plan_digest(questions: Sequence[Question]) -> str:
-    asked = [
-        (question.label, [instance.arguments for instance in question.instances]) for question in questions
-    ]
-    return hashlib.sha256(json.dumps([BLOCK, asked], default=str).encode()).hexdigest()
+def _requests(block: Sequence[Question]) -> list[Asked]:
+    from neft_lab.answering import Asked
 
-
-def _read_journal(path: Path, questions: Sequence[Question]) -> dict[str, Responses]:
-    """Answers of finished blocks; what a kill tore, or what belongs to other questions, is dropped."""
-    plan, found, good = _plan_digest(questions), dict[str, "Responses"](), 0
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.exists() else []):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            break
-        if number == 0 and row != {"plan": plan}:
-            break
-        found |= row if number else {}
-        good += len(line) + 1
-    with path.open("ab") as file:
-        file.truncate(good)
-    if good == 0:
-        _append(path, {"plan": plan})
-    return found
-
-
-def _append(path: Path, row: dict[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    instances = [instance for question in block for instance in question.instances]
+    return [Asked(one.request_type, tuple(one.arguments), one.repeats or 1) for one in instances]
