@@ -42,7 +42,7 @@ def test_answers_stand_in_the_order_of_their_instructions(answers: Path) -> None
 
 
 def test_every_answer_is_the_one_its_prompt_gets_alone(answers: Path, tiny_llama: Path) -> None:
-    """transformers' own greedy decoding, one prompt at a time."""
+    """Transformers' own greedy decoding, one prompt at a time."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

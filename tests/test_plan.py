@@ -208,7 +208,7 @@ def test_every_option_of_every_group_composes() -> None:
 def compose_one(group: str, option: str, extra: str | None) -> None:
     from neft_lab.plan.compose import Parts, compose_config, hydra_session
 
-    more = {"judge": {"file": ["judge.annotations=x"], "openai_compatible": ["judge.base_url=http://127.0.0.1/v1", "judge.served_model=m"]},
+    more = {"judge": {"alpaca_eval": ["judge.evaluator=alpaca_eval_gpt4"], "file": ["judge.annotations=x"], "openai_compatible": ["judge.base_url=http://127.0.0.1/v1", "judge.served_model=m"]},
             "generation": {"file": ["generation.outputs=x"]}}  # fmt: skip
     with hydra_session():
         config = compose_config(
