@@ -6,6 +6,7 @@ import copy
 import importlib.util
 import os
 import shutil
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -189,7 +190,9 @@ def add_adapters(loaded: LoadedModel, config: FinetuneConfig) -> LoadedModel:
         r=config.lora_rank, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout,
         target_modules="all-linear", bias="none", task_type="CAUSAL_LM",
     )  # fmt: skip
-    return LoadedModel(get_peft_model(loaded.model, adapters), loaded.tokenizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft reads a property that transformers renames
+        return LoadedModel(get_peft_model(loaded.model, adapters), loaded.tokenizer)
 
 
 def load_quantized(source: Source, *, device: str, trust_remote_code: bool = False) -> LoadedModel:

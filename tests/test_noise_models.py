@@ -152,3 +152,24 @@ def test_noise_reaches_adapters_over_a_frozen_embedding_under_gradient_checkpoin
         gradients.append([part.grad for name, part in model.named_parameters() if "lora_B" in name])
     for noisy, clean in zip(*gradients, strict=True):
         assert noisy.any() and not torch.equal(noisy, clean)
+
+
+@renamed
+@pytest.mark.filterwarnings("ignore:torch.utils.checkpoint:UserWarning")
+def test_noise_enters_a_four_bit_model_under_adapters(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    llama(hidden_size=64, intermediate_size=64).save_pretrained(tmp_path)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, quantization_config=transformers.BitsAndBytesConfig(load_in_4bit=True), dtype=torch.float32
+    )
+    assert "4bit" in type(model.model.layers[0].self_attn.q_proj).__name__
+    model = peft.prepare_model_for_kbit_training(model)
+    model = peft.get_peft_model(model, peft.LoraConfig(r=2, task_type="CAUSAL_LM")).train()
+    layer_0 = Recorder(model.get_base_model().model.layers[0])
+    ids, mask = padded_batch()
+    with EmbeddingNoise(model, PAPER, seed=0) as noise:
+        noise.arm(mask, [0, 1, 2], epoch=0)
+        model(input_ids=ids, attention_mask=mask, labels=ids).loss.backward()
+    noise.check(1)
+    rows = model.get_input_embeddings().weight.detach()[ids]
+    torch.testing.assert_close(layer_0.seen[0] - rows, expected_noise(mask, 64), rtol=1e-4, atol=2e-6)
