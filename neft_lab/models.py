@@ -7,6 +7,8 @@ import importlib.util
 import os
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
 
 from neft_lab.config import FinetuneConfig, Method, UserError
@@ -90,7 +93,8 @@ def _load_trained(folder: Path, precision: str, device: str) -> LoadedModel:
         device=device,
         trust_remote_code=told["trust_remote_code"],
     )
-    model = PeftModel.from_pretrained(base.model, str(adapter)).merge_and_unload()
+    with _renamed_properties():
+        model = PeftModel.from_pretrained(base.model, str(adapter)).merge_and_unload()
     return LoadedModel(model.eval(), base.tokenizer)
 
 
@@ -103,7 +107,7 @@ def _load_folder(folder: Path, precision: str, device: str, trust_remote_code: b
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=trust_remote_code, local_files_only=True
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"model folder '{folder}' cannot be loaded: {str(error).splitlines()[0]}") from None
     settle_padding(model, tokenizer)
     return LoadedModel(model.to(device).eval(), tokenizer)
@@ -190,9 +194,16 @@ def add_adapters(loaded: LoadedModel, config: FinetuneConfig) -> LoadedModel:
         r=config.lora_rank, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout,
         target_modules="all-linear", bias="none", task_type="CAUSAL_LM",
     )  # fmt: skip
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft reads a property that transformers renames
+    with _renamed_properties():
         return LoadedModel(get_peft_model(loaded.model, adapters), loaded.tokenizer)
+
+
+@contextmanager
+def _renamed_properties() -> Iterator[None]:
+    """Silence transformers where peft still reads a property by its older name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def load_quantized(source: Source, *, device: str, trust_remote_code: bool = False) -> LoadedModel:

@@ -55,6 +55,11 @@ def main(arguments: Sequence[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return MISTAKE
+    except OSError as error:  # a full disk, a results folder that cannot be written
+        from neft_lab.step import one_line
+
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         print("\nstopped; nothing finished is lost: the same command goes on from here", file=sys.stderr)
         return STOPPED
@@ -123,6 +128,8 @@ def _carry_out(plan: Plan) -> int:
 
     console = Console()
     store = Store(Path(plan.settings.results_dir))
+    if store.root.exists() and not store.root.is_dir():
+        raise UserError(f"results_dir must be a folder, got the file '{store.root}'")
     folder = store.root / "sweeps" / plan.name
     status = read_status(plan, store)
     if plan.settings.explain:

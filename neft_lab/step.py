@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +25,9 @@ from neft_lab.stages import STAGES, Inputs, Metrics
 from neft_lab.store import SCHEMA, Store, read_json, write_json
 
 USES_NO_DEVICE = {"file", "longest", "random", "alpaca_eval", "openai_compatible"}
+
+NO_SPACE = ("No space left on device", "inline_container")
+"""What errors without a number say of a full disk: safetensors', and those of torch's file writer."""
 
 
 class StepFailed(Exception):
@@ -70,7 +75,7 @@ def _run_locked(store: Store, frozen: dict[str, Any], listener: Listener | None)
         return store.publish(stage, key, frozen["name"], record)
     except Exception as error:
         _write_error(work, error)
-        raise StepFailed(_one_line(error)) from error
+        raise StepFailed(one_line(error)) from error
 
 
 def _find_inputs(store: Store, frozen: dict[str, Any]) -> Inputs:
@@ -112,20 +117,20 @@ def _call_stage(frozen: dict[str, Any], inputs: Inputs, progress: Progress) -> t
 def _write_error(work: Path, error: Exception) -> None:
     told = {
         "type": type(error).__name__,
-        "message": _one_line(error),
+        "message": one_line(error),
         "user": isinstance(error, UserError),
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "traceback": traceback.format_exception(error),
     }
-    try:
+    with suppress(OSError):  # a full disk cannot take the report either; the caller still tells it
         write_json(work / "error.json", told)
-    except OSError as second:  # a full disk cannot take the report either; the caller still tells it
-        print(f"error.json could not be written: {second}", file=sys.stderr)
 
 
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno == 28:
-        return f"no space left on the disk ({error.filename or 'results folder'}); free some and run the same command again"
+def one_line(error: Exception) -> str:
+    """What an error says, as one line; a full disk with its remedy, whichever library met it."""
+    if getattr(error, "errno", None) == errno.ENOSPC or any(text in str(error) for text in NO_SPACE):
+        where = getattr(error, "filename", None) or "results folder"
+        return f"no space left on the disk ({where}); free some and run the same command again"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else "no message"
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
