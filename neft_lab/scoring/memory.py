@@ -9,25 +9,30 @@ import torch
 CPU_TOKENS = 1024
 """Beyond about this many a CPU gains nothing."""
 
+GPU_TOKENS = 65_536
+
 
 def token_budget_of(model: Any, device: torch.device, *, asked: int | None) -> int:
-    """Tokens of one pass: what was asked for, or less where the device cannot hold it.
-
-    Counted are a token's keys and values in every layer, kept while its rows run, and the widest layer's
-    activations; against the device's memory, not what happens to be free of it, so that a plan can be repeated.
-    """
+    """Tokens of one pass: what was asked for, or less where the device cannot hold it."""
     if device.type != "cuda":
         return asked or CPU_TOKENS
-    text = model.config.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
-    numbers = 2 * text.num_hidden_layers * heads * width + 8 * text.hidden_size + 3 * inner
-    size = model.get_input_embeddings().weight.element_size()
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.parameters())
+    # Of the device's memory, not of what happens to be free of it, so that a plan can be repeated.
     left = 0.8 * torch.cuda.get_device_properties(device).total_memory - weights
-    fitting = max(1, int(left / (2 * numbers * size)))
-    return min(asked or 65_536, fitting)
+    size = model.get_input_embeddings().weight.element_size()
+    fitting = max(1, int(left / (2 * size * _numbers_held(model.config.get_text_config()))))
+    return min(asked or GPU_TOKENS, fitting)
+
+
+def _numbers_held(config: Any) -> int:
+    """What one token of a pass occupies: keys and values of every layer, and the activations of one."""
+    hidden: int = config.hidden_size
+    layers: int = config.num_hidden_layers
+    heads = getattr(config, "num_attention_heads", 1)
+    groups = getattr(config, "num_key_value_heads", None) or heads
+    width = getattr(config, "head_dim", None) or hidden // heads
+    inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    return int(2 * layers * groups * width + 8 * hidden + 3 * inner)
 
 
 def scored_budget(model: Any, device: torch.device) -> int:

@@ -17,10 +17,10 @@ from neft_lab.stages import Inputs, LeaderboardInputs, Metrics
 from neft_lab.store import write_json, write_text
 
 if TYPE_CHECKING:
-    from neft_lab.answering import Answered, Asked
-    from neft_lab.leaderboard import Question
+    from neft_lab.leaderboard import Asked, Question
+    from neft_lab.leaderboard.answering import Answered
 
-BLOCK = 256
+BLOCK = 128
 """Documents between two savings. Blocks are part of the plan: in bfloat16 a score depends on its batch mates."""
 
 
@@ -35,14 +35,14 @@ def leaderboard(config: LeaderboardInputs, inputs: Inputs, output: Path, progres
         UserError: a task or subset that lm-eval does not know, or a metric that the task does not have.
     """
     from neft_lab.leaderboard import ask, score, sources_of, summarise
-    from neft_lab.tasks import load_benchmarks
+    from neft_lab.tasks.benchmarks import load_benchmarks
 
     if inputs.train is None:
         raise UserError("stage leaderboard needs a model; add train to stages")
     with redirect_stderr(io.StringIO()):  # the libraries' progress bars, one per task
         benchmarks, holes = load_benchmarks(config.leaderboard)
         questions = ask(benchmarks)
-    progress.resolved["tasks"] = sources_of(benchmarks)
+    progress.resolved.update(tasks=sources_of(benchmarks), holes=holes)
     answers = _answer(questions, config.leaderboard, inputs, output / "answers.jsonl", progress)
     rows = score(benchmarks, questions, answers)
     lines = (json.dumps(row, ensure_ascii=False) for row in rows)
@@ -61,31 +61,29 @@ def _answer(
     progress: Progress,
 ) -> list[list[Answered]]:
     """The model's answers by question and request, saved block by block."""
-    from neft_lab.answering import Examinee, answer_blocks, devices_of, precision_of
+    from neft_lab.leaderboard import Examinee, answer_blocks, devices_of, precision_of
 
     assert inputs.train is not None
-    blocks = [questions[start : start + BLOCK] for start in range(0, len(questions), BLOCK)]
     precision = precision_of(config.precision.name, inputs.device)
     examinee = Examinee(inputs.train, precision, config.token_budget, config.max_length)
-    texts = [json.dumps(asked.arguments, default=str) for block in blocks for asked in _requests(block)]
+    blocks = [questions[start : start + BLOCK] for start in range(0, len(questions), BLOCK)]
+    asked = [_requests(block) for block in blocks]
+    texts = [json.dumps(request.arguments, default=str) for block in asked for request in block]
     with BatchJournal(journal, plan=plan_digest([[len(block)] for block in blocks], texts)) as saved:
-        missing = {
-            number: _requests(block) for number, block in enumerate(blocks) if number not in saved.finished
-        }
         progress.start(
-            len(questions), unit="document", done=sum(len(blocks[number]) for number in saved.finished)
+            len(questions), unit="document", done=sum(len(blocks[done]) for done in saved.finished)
         )
-        for number, answers in (
-            answer_blocks(examinee, missing, devices=devices_of(inputs.device)) if missing else ()
-        ):
-            saved.append(number, answers)
-            progress.advance(len(blocks[number]))
+        missing = {number: block for number, block in enumerate(asked) if number not in saved.finished}
+        if missing:
+            for number, answers in answer_blocks(examinee, missing, devices=devices_of(inputs.device)):
+                saved.append(number, answers)
+                progress.advance(len(blocks[number]))
         flat = (answer for number in range(len(blocks)) for answer in saved.finished[number])
         return [[next(flat) for _ in question.instances] for question in questions]
 
 
 def _requests(block: Sequence[Question]) -> list[Asked]:
-    from neft_lab.answering import Asked
+    from neft_lab.leaderboard import Asked
 
     instances = [instance for question in block for instance in question.instances]
     return [Asked(one.request_type, tuple(one.arguments), one.repeats or 1) for one in instances]

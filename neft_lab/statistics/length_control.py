@@ -16,7 +16,7 @@ from neft_lab.statistics.length_model import GamedBaselines, LengthFit, fit_mode
 from neft_lab.statistics.paired import PairedDifference, summarize
 from neft_lab.statistics.resampling import draw_counts
 from neft_lab.statistics.scores import Floats, Preferences, as_rows, find_complete, preference_scores
-from neft_lab.statistics.spread import Spread
+from neft_lab.statistics.spread import Spread, keep_width
 
 DifficultySource = Literal["given", "estimated", "none"]
 _UNKNOWN = (math.nan, math.nan, math.nan, math.nan)
@@ -63,6 +63,13 @@ class _Arm:
         longer = np.mean(self.lengths >= self.reference_lengths)
         shorter = np.mean(self.lengths <= self.reference_lengths)
         return 100 * float(min(longer, shorter))
+
+    @property
+    def one_sided(self) -> bool:
+        """Whether a seed won or lost every comparison, which resampling cannot vary."""
+        return bool(
+            np.any(np.nanmin(self.scores, axis=1) == 1) or np.any(np.nanmax(self.scores, axis=1) == 0)
+        )
 
     def keep(self, seeds: NDArray[np.bool_], items: NDArray[np.bool_]) -> _Arm:
         """The same arm with only some seeds, and verdicts on only some items."""
@@ -111,7 +118,7 @@ def length_controlled_win_rate(
     all in the same order, so that subsets are correct. With `difficulty` and `gamed` this is alpaca_eval's
     `length_controlled_v1`. Without `difficulty` it is estimated from the other seeds' verdicts; one seed alone has none
     (`length_controlled_minimal`). The estimate says which. The interval resamples instructions, each with all its
-    rows, at the regularisation chosen once.
+    rows, at one and the same regularisation.
     """
     arm = _Arm.read(preferences, output_lengths, reference_lengths)
     source, fits = arm.fit(difficulty, gamed)
@@ -119,9 +126,11 @@ def length_controlled_win_rate(
         return Estimate(*_UNKNOWN, arm.judged, arm.seeds, source, arm.overlap)
     rates = _resample(fits, _draw(arm.items, resamples, seed))
     value, spread = _summarize_seeds(_values(fits), rates, items=arm.judged)
+    spread = keep_width(spread, arm.judged) if arm.one_sided else spread
     low, high = value - spread.half_width(), value + spread.half_width()
-    if arm.seeds == 1:
+    if arm.seeds == 1 and not arm.one_sided:
         low, high = (float(bound) for bound in np.quantile(rates[:, 0], [0.025, 0.975]))
+        low, high = min(low, value), max(high, value)  # the value is shrunken, its resamples are not
     bounds = max(low, 0.0), min(high, 100.0)
     return Estimate(value, spread.standard_error, *bounds, arm.judged, arm.seeds, source, arm.overlap)
 
@@ -156,6 +165,7 @@ def length_controlled_difference(
     counts = _draw(arm.items, resamples, seed)
     rates = _resample(fits, counts) - _resample(baseline_fits, counts)
     value, spread = _summarize_seeds(_values(fits) - _values(baseline_fits), rates, items=arm.judged)
+    spread = keep_width(spread, arm.judged) if arm.one_sided or baseline.one_sided else spread
     return summarize(value, spread, spread.p_value(value), "resampled_t", n=arm.judged, asked=arm.items)
 
 

@@ -11,11 +11,16 @@ from neft_lab.statistics.scores import Floats
 
 FOLDS = 5
 REGULARISATIONS = np.logspace(-4, 4, 10)
+_NEWTON_STEPS = 50
+_LONGEST_STEP = (
+    3.0  # logits: nearly separable verdicts throw Newton's method further than it can come back from
+)
+_RIDGE = 1e-4  # keeps separable verdicts finite; AlpacaEval's weakest regularisation is as weak
 _LIBLINEAR_SEED = 123  # AlpacaEval's; liblinear visits the coefficients in random order
 
 
-def fit_soft_logistic(features: Floats, targets: Floats, weights: Floats) -> tuple[Floats, float]:
-    """Fit L1 logistic regression to soft targets as AlpacaEval does; return (coefficients (k,), C).
+def fit_soft_logistic(features: Floats, targets: Floats, weights: Floats) -> Floats:
+    """Fit L1 logistic regression to soft targets as AlpacaEval does; return the coefficients (k,).
 
     `features` (r, k), `targets` (r,) in [0, 1], `weights` (r,). Every row enters as a win with weight p and as a loss
     with weight 1 - p; both copies share a cross-validation group; C is the one with the best soft log loss.
@@ -27,49 +32,42 @@ def fit_soft_logistic(features: Floats, targets: Floats, weights: Floats) -> tup
     shares = np.concatenate([targets, 1 - targets])
     groups = np.tile(np.arange(len(targets)), 2)
     twice = np.concatenate([weights, weights])
-    # AlpacaEval scores a fold by the probability of the row's own target, so the loss copy counts p, not 1 - p.
+    # A held-out row is scored by its soft target p, and so is its copy, not by the copy's share 1 - p.
     wins = np.concatenate([targets, targets])
+    folds = list(GroupKFold(n_splits=FOLDS).split(rows, labels, groups))
+    if any(wins[train].max() == 0 or wins[train].min() == 1 for train, _ in folds):
+        # liblinear drops a class without weight and then answers anything: 50 % for a model that never wins.
+        return np.asarray(refit_resampled(features, targets, weights[None])[0], dtype=np.float64)
     losses = np.zeros(len(REGULARISATIONS))
-    for train, test in GroupKFold(n_splits=FOLDS).split(rows, labels, groups):
-        generator = np.random.RandomState(
-            _LIBLINEAR_SEED
-        )  # one stream over the path, as LogisticRegressionCV does
+    for train, test in folds:
+        # One random stream over the path from strong to weak, as LogisticRegressionCV draws it.
+        generator = np.random.RandomState(_LIBLINEAR_SEED)
         for index, strength in enumerate(REGULARISATIONS):
             weighted = rows[train], labels[train], (shares * twice)[train]
             coefficients = _fit_liblinear(*weighted, strength=strength, generator=generator)
             losses[index] += soft_log_loss(rows[test] @ coefficients, wins[test], twice[test])
     strength = float(REGULARISATIONS[int(np.argmin(losses))])
     generator = np.random.RandomState(_LIBLINEAR_SEED)
-    return _fit_liblinear(rows, labels, shares * twice, strength=strength, generator=generator), strength
+    return _fit_liblinear(rows, labels, shares * twice, strength=strength, generator=generator)
 
 
-def refit_resampled(
-    features: Floats,
-    targets: Floats,
-    weights: Floats,
-    *,
-    strength: float,
-    start: Floats,
-    iterations: int = 50,
-) -> Floats:
-    """Fit the same objective at a fixed C to many reweightings at once; return coefficients (resamples, k).
+def refit_resampled(features: Floats, targets: Floats, weights: Floats) -> Floats:
+    """Fit to many reweightings at once, all but unregularised; return the coefficients (resamples, k).
 
-    `weights` (resamples, r). Proximal Newton steps with step halving, all resamples together: about 100 times faster
-    than one solver call each. Starts from `start` (k,).
+    `weights` (resamples, r). Newton's method from zero, all resamples together. Not with the C that was chosen: that
+    holds all resamples back alike, and their spread then misses the error it makes (simulated 95 % intervals cover 65 %
+    with 64 instructions and 92 % with 300, against 93 and 94 %).
     """
-    columns = features.T
-    coefficients = np.tile(start, (len(weights), 1))
-    objective = _objective(coefficients, columns, targets, weights, strength)
-    for _ in range(iterations):
-        chances = sigmoid(coefficients @ columns)
-        gradient = strength * (weights * (chances - targets)) @ features
+    coefficients = np.zeros((len(weights), features.shape[1]))
+    for _ in range(_NEWTON_STEPS):
+        chances = sigmoid(coefficients @ features.T)
+        gradient = (weights * (chances - targets)) @ features + _RIDGE * coefficients
         curvature = weights * chances * (1 - chances)
-        hessian = strength * np.einsum("sr,rj,rk->sjk", curvature, features, features, optimize=True)
-        step = _solve_penalized(coefficients, gradient, hessian) - coefficients
-        coefficients, lowered = _descend(coefficients, step, objective, columns, targets, weights, strength)
-        converged = objective - lowered <= 1e-9 * np.abs(objective)
-        objective = lowered
-        if converged.all():
+        hessian = np.einsum("sr,rj,rk->sjk", curvature, features, features, optimize=True)
+        hessian += _RIDGE * np.eye(features.shape[1])
+        step = np.linalg.solve(hessian, gradient[:, :, None])[:, :, 0]
+        coefficients -= step / np.maximum(np.abs(step).max(axis=1, keepdims=True) / _LONGEST_STEP, 1)
+        if np.abs(step).max() < 1e-6:
             break
     return coefficients
 
@@ -92,48 +90,6 @@ def soft_log_loss(logits: Floats, targets: Floats, weights: Floats | float = 1.0
     chances = np.clip(sigmoid(logits), 1e-15, 1 - 1e-15)
     losses = targets * np.log(chances) + (1 - targets) * np.log(1 - chances)
     return -float(np.mean(losses * weights))
-
-
-def _descend(
-    coefficients: Floats,
-    step: Floats,
-    objective: Floats,
-    columns: Floats,
-    targets: Floats,
-    weights: Floats,
-    strength: float,
-) -> tuple[Floats, Floats]:
-    """Take the longest of the steps 1, 1/2, 1/4, ... that does not raise the objective, for every resample."""
-    scale = np.ones((len(step), 1))
-    for _ in range(12):
-        moved = coefficients + scale * step
-        lowered = _objective(moved, columns, targets, weights, strength)
-        raised = lowered > objective
-        if not raised.any():
-            return moved, lowered
-        scale[raised] /= 2
-    moved[raised], lowered[raised] = coefficients[raised], objective[raised]
-    return moved, lowered
-
-
-def _objective(
-    coefficients: Floats, columns: Floats, targets: Floats, weights: Floats, strength: float
-) -> Floats:
-    logits = coefficients @ columns
-    loss = np.einsum("sr,sr->s", weights, np.logaddexp(0, logits) - targets * logits)
-    return np.asarray(np.abs(coefficients).sum(axis=1) + strength * loss, dtype=np.float64)
-
-
-def _solve_penalized(coefficients: Floats, gradient: Floats, hessian: Floats, sweeps: int = 30) -> Floats:
-    """Minimise the quadratic model plus the L1 norm by coordinate descent, for all resamples at once."""
-    solution = coefficients.copy()
-    diagonal = np.einsum("sjj->sj", hessian) + 1e-10
-    for _ in range(sweeps):
-        for j in range(coefficients.shape[1]):
-            slope = gradient[:, j] + np.einsum("sk,sk->s", hessian[:, j], solution - coefficients)
-            target = solution[:, j] - slope / diagonal[:, j]
-            solution[:, j] = np.sign(target) * np.maximum(np.abs(target) - 1 / diagonal[:, j], 0)
-    return solution
 
 
 def _fit_liblinear(

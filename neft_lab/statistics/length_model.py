@@ -42,7 +42,6 @@ class LengthFit:
     items: NDArray[np.intp]
     at_equal_length: Floats
     coefficients: Floats
-    strength: float
 
     @property
     def value(self) -> float:
@@ -55,13 +54,7 @@ class LengthFit:
         return np.concatenate(rates)
 
     def _resample(self, counts: Floats) -> Floats:
-        coefficients = refit_resampled(
-            self.features,
-            self.targets,
-            self.weights * counts[:, self.items],
-            strength=self.strength,
-            start=self.coefficients,
-        )
+        coefficients = refit_resampled(self.features, self.targets, self.weights * counts[:, self.items])
         predictions = sigmoid(coefficients @ self.at_equal_length.T)
         rates: Floats = 100 * np.einsum("si,si->s", counts, predictions) / counts.sum(axis=1)
         return rates
@@ -87,6 +80,6 @@ def fit_model(
         items = np.concatenate([gamed.items, items])
     judged = ~np.isnan(scores)
     rows = features[judged], scores[judged], weights[judged]
-    coefficients, strength = fit_soft_logistic(*rows)
+    coefficients = fit_soft_logistic(*rows)
     columns[0] = np.zeros_like(lengths)
-    return LengthFit(*rows, items[judged], np.stack(columns, axis=1), coefficients, strength)
+    return LengthFit(*rows, items[judged], np.stack(columns, axis=1), coefficients)

@@ -18,7 +18,7 @@ from neft_lab.statistics.scores import (
     number_clusters,
     weigh_items,
 )
-from neft_lab.statistics.spread import Spread, measure_spread
+from neft_lab.statistics.spread import Spread, keep_width, measure_spread
 
 DeclaredTest = Literal["sign_flip", "mcnemar"]
 TestName = Literal["sign_flip", "mcnemar_mid_p", "crossed_t", "resampled_t"]
@@ -83,8 +83,8 @@ def paired_difference(
     differences = scale * (left - right)
     weights = weigh_items(groups, n, macro=macro)
     spread = measure_spread(differences, clusters=groups, weights=weights)
-    if scale == 100 and not (differences % 50).any():
-        spread = _keep_width(spread, n)
+    if scale == 100 and not (np.stack([left, right]) % 0.5).any():  # wins, draws and losses
+        spread = keep_width(spread, n)
     value = float((differences * weights).mean())
     name: TestName
     if seeds > 1:
@@ -167,15 +167,3 @@ def _mcnemar_of_documents(left: Floats, right: Floats, groups: NDArray[np.intp] 
     if not np.isin([left, right], (0.0, 1.0)).all():
         raise ValueError("test='mcnemar' needs scores of 0 or 1; use test='sign_flip' for graded scores")
     return mcnemar_mid_p(int((left > right).sum()), int((left < right).sum()))
-
-
-def _keep_width(spread: Spread, n: int) -> Spread:
-    """Keep an interval from vanishing where wins, draws and losses happen to agree on every item.
-
-    Two more items that disagree, one each way, are the least that is assumed (the constant of Bonett and Price 2012).
-    Graded scores are left alone: they may truly differ by less.
-    """
-    least = 2 * 100.0**2 / n**2
-    if spread.seed_variance + spread.item_variance >= least:
-        return spread
-    return Spread(spread.seed_variance, least, spread.seeds, spread.items)

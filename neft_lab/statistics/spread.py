@@ -113,6 +113,18 @@ def measure_spread(
     return Spread(seed_variance, max(item_variance - residual_variance, 0.0), seeds, group_count)
 
 
+def keep_width(spread: Spread, items: int) -> Spread:
+    """Keep an interval, in points, from vanishing where wins, draws and losses happen to agree on every item.
+
+    Two more items that disagree, one each way, are the least that is assumed (the constant of Bonett and Price 2012).
+    Graded scores need no such floor: they may truly differ by less.
+    """
+    least = 2 * 100.0**2 / items**2
+    if spread.seed_variance + spread.item_variance >= least:
+        return spread
+    return Spread(spread.seed_variance, least, spread.seeds, spread.items)
+
+
 def _per_freedom(sum_of_squares: float, count: int) -> float:
     return sum_of_squares * count / (count - 1) if count > 1 else math.nan
 

@@ -74,7 +74,7 @@ def answer_blocks(
         model = examinee.load(devices[0])
         yield from ((number, _answer(model, number, asked)) for number, asked in blocks.items())
         return
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
     free = context.SimpleQueue()
     for device in devices:
         free.put(device)

@@ -1,4 +1,4 @@
-"""From responses to scores: one row per document, and what a benchmark's rows amount to."""
+"""Documents asked and answered: lm-eval's requests by document, and one row per document with its metrics."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean
 from lm_eval.utils import handle_non_serializable, hash_string
 
-from neft_lab.config import TaskSource, UserError, nearest
-from neft_lab.statistics import accuracy
-from neft_lab.tasks import Benchmark, Subtask
+from neft_lab.config import UserError, nearest
+from neft_lab.tasks.benchmarks import Benchmark, Subtask
 
 Row = dict[str, Any]
 
@@ -89,8 +88,8 @@ def _row(benchmark: Benchmark, subtask: Subtask, question: Question) -> Row:
 
 def _value(benchmark: Benchmark, subtask: Subtask, metrics: Mapping[str, Any]) -> Any:
     """A document's part of the benchmark's number, in [0, 1]; None where that is no mean over documents."""
-    name = _metric_name(benchmark.config.metric, metrics)
-    return metrics[name] if _is_mean(subtask, benchmark.config.metric) else None
+    name = full_name(benchmark.config.metric, metrics)
+    return metrics[name] if is_mean(subtask, benchmark.config.metric) else None
 
 
 def _answers(question: Question) -> Row:
@@ -119,7 +118,7 @@ def _check_metric(benchmark: Benchmark, subtask: Subtask) -> None:
                         + nearest(benchmark.config.metric, known))  # fmt: skip
 
 
-def _metric_name(asked: str, metrics: Mapping[str, Any]) -> str:
+def full_name(asked: str, metrics: Mapping[str, Any]) -> str:
     """The full name, with lm-eval's filter, of a metric that was asked for with or without one."""
     for name in metrics:
         if asked in (name, name.split(",")[0]):
@@ -127,87 +126,6 @@ def _metric_name(asked: str, metrics: Mapping[str, Any]) -> str:
     raise UserError(f"leaderboard.tasks: no metric '{asked}'; {nearest(asked, metrics)}")
 
 
-def summarise(
-    benchmarks: Sequence[Benchmark], rows: Sequence[Row]
-) -> tuple[dict[str, float], dict[str, Row]]:
-    """Flat metrics by benchmark, and the facts behind them: every task's score, shots, sources and digests.
-
-    A group's own number counts every task alike, as the OpenLLM leaderboard does; ``<group>_weighted`` counts
-    every document alike, as lm-eval does.
-    """
-    metrics: dict[str, float] = {}
-    facts: dict[str, Row] = {}
-    for benchmark in benchmarks:
-        name = benchmark.config.task
-        own = [row for row in rows if row["benchmark"] == name]
-        metrics |= _estimate(name, benchmark, own, macro=True)
-        if benchmark.grouped:
-            metrics |= _estimate(f"{name}_weighted", benchmark, own, macro=False)
-        facts[name] = {
-            "metric": benchmark.config.metric,
-            "shots": _told_shots(benchmark),
-            "limit": benchmark.config.limit,
-            "tasks": {subtask.name: _facts(subtask, benchmark, own) for subtask in benchmark.subtasks},
-        }
-    return metrics, facts
-
-
-def _estimate(name: str, benchmark: Benchmark, rows: Sequence[Row], *, macro: bool) -> dict[str, float]:
-    """A benchmark's number; with its interval where it is a mean over documents."""
-    if not all(_is_mean(subtask, benchmark.config.metric) for subtask in benchmark.subtasks):
-        return {} if benchmark.grouped else {name: _aggregate(benchmark.subtasks[0], benchmark, rows)}
-    subjects = [row["task"] for row in rows] if benchmark.grouped else None
-    found = accuracy([row["correct"] for row in rows], clusters=subjects, macro=macro and benchmark.grouped)
-    return {
-        name: found.value,
-        f"{name}_standard_error": found.standard_error,
-        f"{name}_low": found.low,
-        f"{name}_high": found.high,
-        f"{name}_n": float(found.n),
-    }
-
-
-def _aggregate(subtask: Subtask, benchmark: Benchmark, rows: Sequence[Row]) -> float:
-    """What lm-eval makes of a task's documents: percent for a mean, else the metric's own unit (perplexity)."""
-    name = _metric_name(benchmark.config.metric, rows[0]["metrics"])
-    values = [
-        tuple(value) if isinstance(value, list) else value for value in (row["metrics"][name] for row in rows)
-    ]
-    total = float(subtask.task.aggregation()[name.split(",")[0]](values))
-    return 100 * total if _is_mean(subtask, benchmark.config.metric) else total
-
-
-def _is_mean(subtask: Subtask, metric: str) -> bool:
+def is_mean(subtask: Subtask, metric: str) -> bool:
+    """Whether a task's number is the mean of its documents' (accuracy), and not, say, a perplexity."""
     return subtask.task.aggregation()[metric.split(",")[0]] is mean
-
-
-def _told_shots(benchmark: Benchmark) -> str:
-    count = benchmark.subtasks[0].task.config.num_fewshot
-    substitutes = sorted({subtask.substitute for subtask in benchmark.subtasks if subtask.substitute})
-    if not substitutes:
-        return str(count)
-    return f"{count} from {', '.join(substitutes)}, not comparable with the leaderboard"
-
-
-def _facts(subtask: Subtask, benchmark: Benchmark, rows: Sequence[Row]) -> Row:
-    own = [row for row in rows if row["task"] == subtask.name]
-    return {
-        "score": _aggregate(subtask, benchmark, own),
-        "documents": len(own),
-        "version": subtask.task.VERSION,
-        **_source(subtask),
-    }
-
-
-def sources_of(benchmarks: Sequence[Benchmark]) -> dict[str, Row]:
-    """Where each task's documents came from, and a digest of what was read."""
-    return {subtask.name: _source(subtask) for benchmark in benchmarks for subtask in benchmark.subtasks}
-
-
-def _source(subtask: Subtask) -> Row:
-    """A folder's path stays out: the digest says what was in it."""
-    found = subtask.documents
-    place = (
-        {} if found.source is TaskSource.folder else {"location": found.location, "revision": found.revision}
-    )
-    return {"source": found.source.name, **place, "digest": subtask.digest}
