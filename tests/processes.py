@@ -18,6 +18,8 @@ CONTEXT.set_forkserver_preload(["tests.warm"])
 def _run(arguments: Sequence[str], folder: str, log: str, environment: dict[str, str]) -> None:
     os.chdir(folder)
     os.environ.update(environment)
+    # a shell starts background jobs with SIGINT ignored, and children inherit that; a user's terminal does not
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with open(log, "w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
