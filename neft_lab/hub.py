@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,11 @@ TIMEOUT = 5.0
 """Seconds for the one request that finds out whether the hub answers."""
 
 Kind = Literal["model", "dataset"]
+
+
+def resolved_revision(repo: str, kind: Kind, revision: str | None) -> str:
+    """The commit that a step used, for its record; what was asked for where the hub could not be asked."""
+    return _resolve(repo, kind, revision) or revision or "from the local cache"
 
 
 def fetch_snapshot(repo: str, kind: Kind, revision: str | None, *, patterns: list[str] | None = None) -> Path:
@@ -42,6 +48,7 @@ def fetch_snapshot(repo: str, kind: Kind, revision: str | None, *, patterns: lis
     return Path(folder)
 
 
+@lru_cache
 def _resolve(repo: str, kind: Kind, revision: str | None) -> str | None:
     """The commit behind a revision; None when the hub cannot be asked."""
     import httpx

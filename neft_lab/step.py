@@ -7,7 +7,7 @@ import importlib
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 from neft_lab.config import UserError
 from neft_lab.environment import environment_class, git_commit, package_versions, resolve_device
+from neft_lab.hub import Kind, resolved_revision
 from neft_lab.progress import Listener, Progress
 from neft_lab.quiet import quiet_libraries
 from neft_lab.sources import Source
@@ -65,7 +66,7 @@ def _run_locked(store: Store, frozen: dict[str, Any], listener: Listener | None)
             "schema": SCHEMA,
             "status": "done",
             "metrics": metrics,
-            "resolved": resolved,
+            "resolved": resolved | resolved_revisions(inputs.sources),
             "environment": environment_class(inputs.device),
             "packages": package_versions(),
             "commit": git_commit(),
@@ -76,6 +77,17 @@ def _run_locked(store: Store, frozen: dict[str, Any], listener: Listener | None)
     except Exception as error:
         _write_error(work, error)
         raise StepFailed(one_line(error)) from error
+
+
+def resolved_revisions(sources: Mapping[str, Source]) -> dict[str, dict[str, str]]:
+    """The commits behind sources of the hub (one request each, remembered from when the stage asked)."""
+    kinds: dict[str, Kind] = {"model": "model", "judge_model": "model"}
+    found = {
+        name: resolved_revision(source.location, kinds.get(name, "dataset"), source.revision)
+        for name, source in sources.items()
+        if source.kind == "hub" and name != "tasks"  # the leaderboard's results.json has its own, by task
+    }
+    return {"revisions": found} if found else {}
 
 
 def _find_inputs(store: Store, frozen: dict[str, Any]) -> Inputs:
