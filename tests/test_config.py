@@ -100,7 +100,7 @@ def test_a_run_that_reaches_for_another_group_fails_with_the_stage_and_the_field
 def test_identity_drops_neutral_fields_at_every_depth(config: RunConfig) -> None:
     kept = identity(config)
     assert set(kept) == {
-        "model", "dataset", "noise", "finetune", "generation", "judge", "leaderboard", "analysis", "seed"
+        "model", "dataset", "noise", "regularizer", "finetune", "generation", "judge", "leaderboard", "analysis", "seed"
     }  # fmt: skip
     assert set(kept["model"]) == {"name", "trust_remote_code"}
     assert kept["noise"]["kind"] == "uniform", "enumerations by name"

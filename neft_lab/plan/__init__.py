@@ -182,7 +182,14 @@ class _Keeper:
 
     def _step(self, stage: Stage, config: RunConfig, needs: dict[str, str]) -> Step:
         parts = tuple(id(getattr(config, item.name)) for item in fields(config) if item.name in PARTS)
-        memo = (stage.name, config.seed, id(config.noise), tuple(needs.values()), parts)
+        memo = (
+            stage.name,
+            config.seed,
+            id(config.noise),
+            id(config.regularizer),
+            tuple(needs.values()),
+            parts,
+        )
         if memo not in self._made:
             outside = (stage.name, parts)
             if outside not in self._sources:
@@ -193,7 +200,7 @@ class _Keeper:
 
 
 PARTS = ("model", "dataset", "finetune", "generation", "judge", "leaderboard", "analysis", "engine")
-"""Parts that decide a step's outside sources; noise and seed have none."""
+"""Parts that decide a step's outside sources; noise, regularizer and seed have none."""
 
 
 def _make_step(stage: Stage, config: RunConfig, needs: dict[str, str], sources: dict[str, Source]) -> Step:

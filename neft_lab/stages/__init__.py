@@ -31,6 +31,7 @@ from neft_lab.config import (
     NoiseScale,
     NoiseSchedule,
     NoiseStrength,
+    RegularizerConfig,
     RunConfig,
 )
 from neft_lab.sources import (
@@ -73,6 +74,7 @@ class TrainInputs(Projection):
     finetune: FinetuneConfig
     dataset: DatasetConfig | None
     noise: NoiseConfig | None
+    regularizer: RegularizerConfig | None
     seed: int
 
 
@@ -130,9 +132,9 @@ SILENT = NoiseConfig(
 
 def _project_train(config: RunConfig) -> TrainInputs:
     if config.finetune.method is Method.none:
-        return TrainInputs(config.model, config.finetune, dataset=None, noise=None, seed=0)
+        return TrainInputs(config.model, config.finetune, dataset=None, noise=None, regularizer=None, seed=0)
     noise = SILENT if config.noise.silent else config.noise
-    return TrainInputs(config.model, config.finetune, config.dataset, noise, config.seed)
+    return TrainInputs(config.model, config.finetune, config.dataset, noise, config.regularizer, config.seed)
 
 
 def _train_sources(config: RunConfig) -> dict[str, Source]:
