@@ -1,11 +1,19 @@
-"""transformers' Trainer with three things it lacks: noise by the paper's rule, atomic checkpoints, exact counts."""
+"""transformers' Trainer with what it lacks: noise by the paper's rule, packed steps, atomic checkpoints, exact counts.
+
+One batch of the Trainer is all examples of one optimizer step; ``training_step`` lays them out in micro-batches and
+averages over the whole step, so that loss, gradient and noise do not depend on the layout or on the number of
+processes.
+"""
 
 from __future__ import annotations
 
+import inspect
+import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +22,18 @@ from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from neft_lab.config import LossAverage, NoiseConfig, NoisePlace
-from neft_lab.datasets import IGNORED, Example
+from neft_lab.attention import settle_packing
+from neft_lab.config import FinetuneConfig, Layout, LossAverage, NoiseConfig, NoisePlace, RegularizerConfig
+from neft_lab.datasets import Example
 from neft_lab.noise_hook import EmbeddingNoise
+from neft_lab.packing import MicroBatch, pack, pad, plan_packed, plan_padded
 from neft_lab.progress import Progress
+from neft_lab.regularizers import label_weights, token_losses
 from neft_lab.store import read_json, sync_folder, write_json
 
 PARTIAL = "partial"
+EXPLODED = 100.0
+"""Nats per token that no model reaches by guessing: a uniform guess among a million words costs 14."""
 
 
 class Rows(torch.utils.data.Dataset[Example]):
@@ -36,34 +49,27 @@ class Rows(torch.utils.data.Dataset[Example]):
         return self._examples[index]
 
 
-class Collator:
-    """Right-padded micro-batches: input_ids, attention_mask, labels, prompt_mask (b, t), and example ids."""
+class StepSampler(torch.utils.data.Sampler[list[int]]):
+    """The rows of every optimizer step: a fresh order in each epoch, decided by seed and epoch alone."""
 
-    def __init__(self, pad_id: int) -> None:
-        self._pad_id = pad_id
+    def __init__(self, rows: int, *, batch: int, seed: int) -> None:
+        self._rows, self._batch, self._seed, self._epoch = rows, batch, seed, 0
+        self.batch_sampler = self  # where Trainer looks for whom to tell the epoch
 
-    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
-        longest = max(len(example.input_ids) for example in examples)
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
 
-        def pad(rows: Iterator[list[int]], filler: int) -> Tensor:
-            return torch.tensor([row + [filler] * (longest - len(row)) for row in rows])
+    def __len__(self) -> int:
+        return -(-self._rows // self._batch)
 
-        return {
-            "input_ids": pad((example.input_ids for example in examples), self._pad_id),
-            "attention_mask": pad(([1] * len(example.input_ids) for example in examples), 0),
-            "labels": pad((example.labels for example in examples), IGNORED),
-            "prompt_mask": pad((example.prompt_mask for example in examples), 0),
-            "example_ids": [example.id for example in examples],
-        }
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
+        order = torch.randperm(self._rows, generator=generator).tolist()
+        yield from (order[start : start + self._batch] for start in range(0, self._rows, self._batch))
 
 
-def place_mask(place: NoisePlace, prompt_mask: Tensor, attention_mask: Tensor) -> Tensor | None:
-    """Where noise may fall (b, t); None is on every real token."""
-    if place is NoisePlace.prompt:
-        return prompt_mask * attention_mask
-    if place is NoisePlace.response:
-        return (1 - prompt_mask) * attention_mask
-    return None
+class TrainingDiverged(RuntimeError):
+    """A loss or gradient that is no number, or a loss beyond all reason; names the step and its rows."""
 
 
 class NoisyTrainer(Trainer):
@@ -72,48 +78,126 @@ class NoisyTrainer(Trainer):
     def __init__(
         self,
         *,
+        config: FinetuneConfig,
         noise: EmbeddingNoise,
         noise_config: NoiseConfig,
-        loss_average: LossAverage,
+        regularizer: RegularizerConfig,
+        tokenizer: Any,
         progress: Progress,
         **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
+        self.config = config
         self.noise = noise
         self.noise_config = noise_config
+        self.regularizer = regularizer
         self.micro_batches = 0
-        self.tokens: Tensor | int = 0
-        """Real tokens the model was trained on so far."""
+        """Forward passes of this process that trained."""
+        self.tokens = 0
+        """Real tokens the model was trained on so far, by all processes."""
+        self.step_rows: list[int] = []
+        """Ids of the examples of the current optimizer step."""
+        self._pad_id = tokenizer.pad_token_id
+        self._weigh = partial(label_weights, config=regularizer, eos_id=tokenizer.eos_token_id)
+        self._copies = 2 if noise_config.symmetric or config.doubled_batch else 1
+        bare = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        self._keeps = "logits_to_keep" in inspect.signature(bare.forward).parameters
+        self._told = config.layout is Layout.packed and settle_packing(bare)
         self._saving: Path | None = None
-        if loss_average is LossAverage.paper:
-            # mean over a micro-batch's tokens, then plain mean over micro-batches: what the paper's code does
-            self.model_accepts_loss_kwargs = False
         self.remove_callback(PrinterCallback)
-        self.add_callback(Telling(progress))
+        self.add_callback(Telling(progress, self))
 
-    def training_step(self, model: Any, batch: dict[str, Any], *arguments: Any, **options: Any) -> Tensor:
-        """One micro-batch forward and backward."""
-        self.micro_batches += 1
-        self.tokens = self.tokens + batch["attention_mask"].sum()  # on the device: no wait for it
-        loss: Tensor = super().training_step(model, batch, *arguments, **options)
-        return loss
+    def get_train_dataloader(self) -> Any:
+        """Whole optimizer steps, the same for every process, which takes its share in ``training_step``."""
+        sampler = StepSampler(len(self.train_dataset), batch=self.config.batch, seed=self.args.seed)
+        return torch.utils.data.DataLoader(self.train_dataset, batch_sampler=sampler, collate_fn=_step)
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
-        """The loss of one micro-batch, with noise on its embeddings while the model trains."""
-        inputs = dict(inputs)
-        example_ids, prompt_mask = inputs.pop("example_ids"), inputs.pop("prompt_mask")
-        if model.training:
-            if self.noise_config.symmetric:
-                inputs = {name: torch.cat([value, value]) for name, value in inputs.items()}
-                prompt_mask, example_ids = torch.cat([prompt_mask, prompt_mask]), example_ids * 2
-                if options.get("num_items_in_batch") is not None:
-                    options["num_items_in_batch"] = options["num_items_in_batch"] * 2
-            self.noise.arm(
-                inputs["attention_mask"], example_ids, epoch=int(self.state.epoch or 0),
-                place_mask=place_mask(self.noise_config.place, prompt_mask, inputs["attention_mask"]),
-                progress=self.state.global_step / max(self.state.max_steps, 1),
-            )  # fmt: skip
-        return super().compute_loss(model, inputs, *arguments, **options)
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted: Trainer's rule wants one padded tensor per batch."""
+        return 0
+
+    def training_step(
+        self, model: Any, inputs: dict[str, list[Example]], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """One optimizer step's forward and backward passes; the step's loss, detached."""
+        model.train()
+        examples = inputs["examples"]
+        self.step_rows = [example.id for example in examples]
+        self.tokens += self._copies * sum(len(example.input_ids) for example in examples)
+        shares = self._lay_out(examples)
+        mine = shares[self.accelerator.process_index]
+        scale = self._scale(examples, sum(bool(rows) for share in shares for rows in share))
+        total = torch.zeros((), device=self.args.device)
+        for number, rows in enumerate(mine):
+            last = number == len(mine) - 1
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                total += self._train_on(
+                    model, [examples[row] for row in rows] or examples[:1], bool(rows), scale
+                )
+        return total
+
+    def _lay_out(self, examples: Sequence[Example]) -> list[list[list[int]]]:
+        processes = self.accelerator.num_processes
+        if self.config.layout is Layout.padded:
+            return plan_padded(len(examples), micro_batch=self.config.micro_batch, processes=processes)
+        lengths = [len(example.input_ids) * self._copies for example in examples]
+        return plan_packed(lengths, token_budget=self.config.token_budget, processes=processes)
+
+    def _scale(self, examples: Sequence[Example], micro_batches: int) -> float:
+        """What a weighted sum of token losses counts in the step's loss; processes' gradients are averaged."""
+        processes = int(self.accelerator.num_processes)
+        if self.config.loss_average is LossAverage.paper:
+            # mean over a micro-batch's tokens, then plain mean over micro-batches: what the paper's code does
+            return processes / micro_batches
+        weight = math.fsum(sum(self._weigh(example)[1:]) for example in examples)
+        return processes / (weight * self._copies) if weight else 0.0
+
+    def _train_on(self, model: Any, examples: Sequence[Example], real: bool, scale: float) -> Tensor:
+        """Forward and backward of one micro-batch; one that is not real keeps processes in step and counts nothing."""
+        weigh = self._weigh if real else _weightless
+        if self.config.layout is Layout.packed:
+            micro = pack(examples, weigh, copies=self._copies)
+        else:
+            micro = pad(examples, weigh, pad_id=self._pad_id, copies=self._copies)
+        if real:
+            self.micro_batches += 1
+            self._arm(micro)
+        weights = self._moved(micro.weights)
+        if self.config.loss_average is LossAverage.paper:
+            scale /= max(float(micro.weights.sum()), 1e-12)
+        loss = (self._losses(model, micro) * weights).sum() * scale
+        self.accelerator.backward(loss)
+        return loss.detach().float()
+
+    def _arm(self, micro: MicroBatch) -> None:
+        self.noise.arm(
+            micro.attention_mask, micro.example_ids, epoch=int(self.state.epoch or 0), segment_ids=micro.segment_ids,
+            place_mask=place_mask(self.noise_config.place, micro.prompt_mask, micro.attention_mask),
+            progress=self.state.global_step / max(self.state.max_steps, 1),
+        )  # fmt: skip
+
+    def _losses(self, model: Any, micro: MicroBatch) -> Tensor:
+        """Loss (n,) of every weighted target."""
+        return token_losses(self._logits(model, micro), self._moved(micro.targets), self.regularizer)
+
+    def _logits(self, model: Any, micro: MicroBatch) -> Tensor:
+        """Logits (n, v) that predict the weighted targets, and no others where the model can leave them out."""
+        options: dict[str, Any] = {"use_cache": False}
+        if micro.position_ids is None:
+            options["attention_mask"] = self._moved(micro.attention_mask)
+        else:
+            options["position_ids"] = self._moved(micro.position_ids)
+            if self._told:
+                options["segment_lengths"] = micro.segment_lengths
+        columns = self._moved(micro.columns)
+        if self._keeps:
+            options["logits_to_keep"] = columns
+        logits: Tensor = model(input_ids=self._moved(micro.input_ids), **options).logits
+        logits = (logits if self._keeps else logits[:, columns]).flatten(0, 1)
+        return logits if len(micro.picked) == len(logits) else logits[self._moved(micro.picked)]
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.args.device, non_blocking=True)
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._saving) if self._saving else super()._get_output_dir(trial)
@@ -129,20 +213,27 @@ class NoisyTrainer(Trainer):
         name = f"checkpoint-{self.state.global_step}"
         with self._elsewhere(root / PARTIAL):
             super()._save_checkpoint(model, trial)
-        written = root / PARTIAL / name
-        write_json(
-            written / "noise.json",
-            {"micro_batches": self.micro_batches, "tokens": int(self.tokens), **self.noise.state_dict()},
-        )
-        sync_folder(root / PARTIAL)
-        os.rename(written, root / name)
-        for older in root.glob("checkpoint-*"):
-            if older.name != name:
-                shutil.rmtree(older)
+            written = root / PARTIAL / name
+            counts = {"micro_batches": self.micro_batches, "tokens": self.tokens}
+            write_json(written / self._noise_file, {**counts, **self.noise.state_dict()})
+            self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            sync_folder(root / PARTIAL)
+            os.rename(written, root / name)
+            for older in root.glob("checkpoint-*"):
+                if older.name != name:
+                    shutil.rmtree(older)
+        self.accelerator.wait_for_everyone()
+
+    @property
+    def _noise_file(self) -> str:
+        return f"noise-{self.accelerator.process_index}.json"
 
     @contextmanager
     def _elsewhere(self, folder: Path) -> Iterator[None]:
-        shutil.rmtree(folder, ignore_errors=True)
+        if self.accelerator.is_main_process:
+            shutil.rmtree(folder, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
         self._saving = folder
         try:
             yield
@@ -150,11 +241,14 @@ class NoisyTrainer(Trainer):
             self._saving = None
 
     def train_or_resume(self) -> None:
-        """Train to the end, from the last whole checkpoint where there is one."""
+        """Train to the end, from the last whole checkpoint where there is one.
+
+        Raises TrainingDiverged, and RuntimeError where noise was asked for and some micro-batch had none.
+        """
         root = Path(self.args.output_dir)
         last = get_last_checkpoint(str(root)) if root.is_dir() else None
         if last is not None:
-            state = read_json(Path(last) / "noise.json")
+            state = read_json(Path(last) / self._noise_file)
             self.micro_batches, self.tokens = state.pop("micro_batches"), state.pop("tokens")
             self.noise.load_state_dict(state)
         with self.noise:
@@ -162,11 +256,29 @@ class NoisyTrainer(Trainer):
         self.noise.check(self.micro_batches)
 
 
-class Telling(TrainerCallback):
-    """Tells progress and the loss curve of a training."""
+def _step(examples: list[Example]) -> dict[str, list[Example]]:
+    return {"examples": examples}
 
-    def __init__(self, progress: Progress) -> None:
+
+def _weightless(example: Example) -> list[float]:
+    return [0.0] * len(example.input_ids)
+
+
+def place_mask(place: NoisePlace, prompt_mask: Tensor, attention_mask: Tensor) -> Tensor | None:
+    """Where noise may fall (b, t); None is on every real token."""
+    if place is NoisePlace.prompt:
+        return prompt_mask * attention_mask
+    if place is NoisePlace.response:
+        return (1 - prompt_mask) * attention_mask
+    return None
+
+
+class Telling(TrainerCallback):
+    """Tells progress and the loss curve of a training, and stops one that diverges."""
+
+    def __init__(self, progress: Progress, trainer: NoisyTrainer) -> None:
         self._progress = progress
+        self._trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         self._progress.start(state.max_steps, unit="optimizer step", done=state.global_step)
@@ -181,4 +293,15 @@ class Telling(TrainerCallback):
         if "loss" in logs:
             names = {"loss": "loss", "learning_rate": "learning_rate", "grad_norm": "gradient_norm"}
             values = {ours: logs[theirs] for theirs, ours in names.items() if theirs in logs}
-            self._progress.event(kind="train", step=state.global_step, **values)
+            self._stop_if_diverged(state.global_step, values)
+            if state.is_world_process_zero:
+                self._progress.event(kind="train", step=state.global_step, **values)
+
+    def _stop_if_diverged(self, step: int, values: dict[str, float]) -> None:
+        loss, norm = values["loss"], values.get("gradient_norm", 0.0)
+        if abs(loss) < EXPLODED and norm < float("inf"):
+            return
+        raise TrainingDiverged(
+            f"training diverged at optimizer step {step}: loss {loss:.4g}, gradient norm {norm:.4g}, on the rows "
+            f"{', '.join(str(row + 1) for row in self._trainer.step_rows)}; lower finetune.learning_rate or look at these rows"
+        )

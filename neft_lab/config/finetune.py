@@ -109,6 +109,11 @@ class FinetuneConfig:
         )
         require(self.batch % self.micro_batch == 0, "finetune.batch", self.batch,
                 f"must be a multiple of finetune.micro_batch ({self.micro_batch})")  # fmt: skip
+        require(
+            self.loss_average is LossAverage.token or self.layout is Layout.padded,
+            "finetune.layout", self.layout,
+            "must be padded with finetune.loss_average=paper, which depends on what shares a micro-batch",
+        )  # fmt: skip
         schedules = ("cosine", "linear", "constant", "constant_with_warmup")
         require(
             self.schedule in schedules,

@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from neft_lab.config import DatasetConfig, FinetuneConfig, Method, UserError
+from neft_lab.config import DatasetConfig, FinetuneConfig, Method, Optimizer, TrainingPrecision, UserError
 from neft_lab.datasets import Example, load_conversations, tokenize
 from neft_lab.models import LoadedModel, load_adapted, load_source
 from neft_lab.noise_hook import EmbeddingNoise
@@ -20,7 +20,7 @@ from neft_lab.progress import Progress, read_events
 from neft_lab.sources import Source
 from neft_lab.stages import SILENT, Inputs, Metrics, TrainInputs
 from neft_lab.store import read_json, write_json
-from neft_lab.trainer import Collator, NoisyTrainer, Rows
+from neft_lab.trainer import NoisyTrainer, Rows
 
 
 def train(config: TrainInputs, inputs: Inputs, output: Path, progress: Progress) -> Metrics:
@@ -68,16 +68,18 @@ def _train(
     loaded = load_adapted(
         source, config.finetune, device=inputs.device, trust_remote_code=config.model.trust_remote_code
     )
-    noise_config = config.noise or SILENT
+    noise_config, regularizer = config.noise or SILENT, config.regularizer
+    assert regularizer is not None
     noise = EmbeddingNoise(loaded.model, noise_config, seed=config.seed)
     trainer = NoisyTrainer(
         model=loaded.model,
         args=_arguments(config.finetune, output / "checkpoints", len(examples), config.seed, inputs.device),
         train_dataset=Rows(examples),
-        data_collator=Collator(loaded.tokenizer.pad_token_id),
+        config=config.finetune,
         noise=noise,
         noise_config=noise_config,
-        loss_average=config.finetune.loss_average,
+        regularizer=regularizer,
+        tokenizer=loaded.tokenizer,
         progress=progress,
     )
     trainer.train_or_resume()
@@ -104,21 +106,24 @@ def _tokenized(
 
 
 def _arguments(config: FinetuneConfig, folder: Path, rows: int, seed: int, device: str) -> TrainingArguments:
-    accumulation = config.batch // config.micro_batch
     total = config.max_steps or math.ceil(config.epochs * math.ceil(rows / config.batch))
+    paged = config.optimizer is Optimizer.paged_adamw and device == "cuda"
     return TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=config.epochs,
         max_steps=config.max_steps or -1,
-        per_device_train_batch_size=config.micro_batch,
-        gradient_accumulation_steps=accumulation,
+        per_device_train_batch_size=config.batch,
+        gradient_accumulation_steps=1,
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.schedule,
         warmup_steps=int(config.warmup_ratio * total),
         weight_decay=config.weight_decay,
         max_grad_norm=config.clip,
-        optim="adamw_torch_fused",
-        bf16=config.precision.name == "auto" and device == "cuda",
+        optim="paged_adamw_32bit" if paged else "adamw_torch_fused",
+        bf16=config.precision is TrainingPrecision.bf16
+        or (config.precision is TrainingPrecision.auto and device == "cuda"),
+        torch_compile=config.compile,
+        ddp_find_unused_parameters=False,
         activation_checkpointing=config.gradient_checkpointing,
         save_strategy="steps",
         save_steps=config.checkpoint_every,

@@ -1,0 +1,147 @@
+"""Attention of packed rows: every segment attends to itself alone, and nothing is computed between segments.
+
+A mask over the whole row gives the same numbers, but pays for the square of the row's length.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+SEGMENTS = "neft_lab_segments"
+"""Name under which transformers knows this attention."""
+
+
+def attend_segments(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    segment_lengths: tuple[int, ...] | None = None,
+    sliding_window: int | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention within each segment: query (b, heads, t, c) -> (b, t, heads, c).
+
+    segment_lengths: tokens of the segments of every row, one after another, together t. Without them a mask says what
+    is seen; without a mask a row is one segment.
+    """
+    if segment_lengths is None and attention_mask is None:
+        segment_lengths = (query.shape[2],)
+    if segment_lengths is None or options.get("softcap") is not None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
+        )
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not dropout:
+        return _attend_fused(query, key, value, scaling, segment_lengths, sliding_window), None
+    groups = query.shape[1] // key.shape[1]
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    parts = []
+    for begin, end in pairwise(accumulate(segment_lengths, initial=0)):
+        window = None if sliding_window is None or end - begin <= sliding_window else sliding_window
+        parts.append(
+            nn.functional.scaled_dot_product_attention(
+                *(part[:, :, begin:end] for part in (query, key, value)),
+                attn_mask=None if window is None else _banded(end - begin, window, query.device),
+                dropout_p=dropout,
+                scale=scaling,
+                is_causal=window is None,
+            )
+        )
+    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _banded(length: int, window: int, device: torch.device) -> Tensor:
+    """Which key (column) a query (row) sees: itself and the ``window - 1`` before it."""
+    places = torch.arange(length, device=device)
+    behind = places[:, None] - places[None, :]
+    return (behind >= 0) & (behind < window)
+
+
+def _attend_fused(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float | None,
+    lengths: tuple[int, ...],
+    window: int | None,
+) -> Tensor:
+    """All segments of all rows in one kernel of torch (CUDA, half precision)."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    rows, _, tokens, _ = query.shape
+    key, value = (repeat_kv(part, query.shape[1] // key.shape[1]) for part in (key, value))
+    flat_query, flat_key, flat_value = (part.transpose(1, 2).flatten(0, 1) for part in (query, key, value))
+    ends = torch.tensor(list(accumulate(lengths * rows, initial=0)), dtype=torch.int32)
+    ends = ends.to(query.device, non_blocking=True)
+    longest = max(lengths)
+    left = -1 if window is None else window - 1
+    output = varlen_attn(
+        flat_query, flat_key, flat_value, ends, ends, longest, longest, scale=scaling, window_size=(left, 0)
+    )
+    assert isinstance(output, Tensor)
+    return output.view(rows, tokens, *output.shape[1:])
+
+
+def _mask(*arguments: Any, attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
+    if attention_mask is None:
+        return None  # rows without padding: the segments and the window say the rest
+    mask: Tensor | None = sdpa_mask(*arguments, attention_mask=attention_mask, **options)
+    return mask
+
+
+AttentionInterface.register(SEGMENTS, attend_segments)
+AttentionMaskInterface.register(SEGMENTS, _mask)
+
+
+@torch.no_grad()
+def settle_packing(model: Any) -> bool:
+    """Choose how a model attends within packed rows; whether segments are to be told to it.
+
+    Decided by what comes out: two segments in one row must give the logits they give alone. First the attention of
+    this module is tried, then the masks that transformers makes from restarting positions. Raises ValueError when
+    neither is exact (a recurrent model, say).
+    """
+    before = model.config._attn_implementation
+    for told in (True, False):
+        try:
+            model.set_attn_implementation(SEGMENTS if told else before)
+            exact = _is_exact(model, told=told)
+        except (ValueError, TypeError, KeyError, RuntimeError):
+            exact = False
+        if exact:
+            return told
+    model.set_attn_implementation(before)
+    raise ValueError(f"{type(model).__name__} mixes the examples of a packed row; use finetune.layout=padded")
+
+
+def _is_exact(model: Any, *, told: bool) -> bool:
+    device = model.get_input_embeddings().weight.device
+    size = model.get_input_embeddings().weight.shape[0]
+    ids = torch.arange(3, 19, device=device).remainder(size)[None] * 5 % size
+    lengths = (7, 9)
+    parts = torch.split(ids, list(lengths), dim=1)
+    positions = torch.cat([torch.arange(length, device=device) for length in lengths])[None]
+    training = model.training
+    model.eval()
+    try:
+        alone = torch.cat([model(part, use_cache=False).logits for part in parts], dim=1).float()
+        options = {"segment_lengths": lengths} if told else {}
+        packed = model(ids, position_ids=positions, use_cache=False, **options).logits.float()
+    finally:
+        model.train(training)
+    tolerance = 1e-3 if alone.dtype == packed.dtype and _wide(model) else 5e-2
+    return bool((packed - alone).abs().max() <= tolerance * alone.abs().max().clamp(min=1e-6))
+
+
+def _wide(model: Any) -> bool:
+    return all(weight.dtype in (torch.float32, torch.float64) for weight in model.parameters())
