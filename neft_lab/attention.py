@@ -47,21 +47,24 @@ def attend_segments(
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     parts = []
     for begin, end in pairwise(accumulate(segment_lengths, initial=0)):
-        window = None if sliding_window is None or end - begin <= sliding_window else sliding_window
+        banded = sliding_window is not None and end - begin > sliding_window
         parts.append(
             nn.functional.scaled_dot_product_attention(
-                *(part[:, :, begin:end] for part in (query, key, value)),
-                attn_mask=None if window is None else _banded(end - begin, window, query.device),
+                query[:, :, begin:end],
+                key[:, :, begin:end],
+                value[:, :, begin:end],
+                attn_mask=_banded(end - begin, sliding_window, query.device) if banded else None,
                 dropout_p=dropout,
                 scale=scaling,
-                is_causal=window is None,
+                is_causal=not banded,
             )
         )
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
 
-def _banded(length: int, window: int, device: torch.device) -> Tensor:
+def _banded(length: int, window: int | None, device: torch.device) -> Tensor:
     """Which key (column) a query (row) sees: itself and the ``window - 1`` before it."""
+    assert window is not None
     places = torch.arange(length, device=device)
     behind = places[:, None] - places[None, :]
     return (behind >= 0) & (behind < window)

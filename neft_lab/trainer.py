@@ -11,6 +11,7 @@ import inspect
 import math
 import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -23,9 +24,9 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from neft_lab.attention import settle_packing
-from neft_lab.config import FinetuneConfig, Layout, LossAverage, NoiseConfig, NoisePlace, RegularizerConfig
+from neft_lab.config import FinetuneConfig, Layout, LossAverage, NoisePlace
 from neft_lab.datasets import Example
-from neft_lab.noise_hook import EmbeddingNoise
+from neft_lab.interventions import Interventions
 from neft_lab.packing import MicroBatch, pack, pad, plan_packed, plan_padded
 from neft_lab.progress import Progress
 from neft_lab.regularizers import label_weights, token_losses
@@ -73,36 +74,36 @@ class TrainingDiverged(RuntimeError):
 
 
 class NoisyTrainer(Trainer):
-    """Trains with embedding noise; a killed training goes on from its last whole checkpoint to equal weights."""
+    """Trains with noise and its rivals; a killed training goes on from its last whole checkpoint to equal weights."""
 
     def __init__(
         self,
         *,
         config: FinetuneConfig,
-        noise: EmbeddingNoise,
-        noise_config: NoiseConfig,
-        regularizer: RegularizerConfig,
+        interventions: Interventions,
         tokenizer: Any,
         progress: Progress,
         **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
         self.config = config
-        self.noise = noise
-        self.noise_config = noise_config
-        self.regularizer = regularizer
+        self.interventions = interventions
         self.micro_batches = 0
-        """Forward passes of this process that trained."""
+        """Micro-batches of this process that trained; FreeLB passes each of them several times."""
         self.tokens = 0
         """Real tokens the model was trained on so far, by all processes."""
         self.step_rows: list[int] = []
         """Ids of the examples of the current optimizer step."""
         self._pad_id = tokenizer.pad_token_id
-        self._weigh = partial(label_weights, config=regularizer, eos_id=tokenizer.eos_token_id)
-        self._copies = 2 if noise_config.symmetric or config.doubled_batch else 1
+        self._weigh = partial(label_weights, config=interventions.regularizer, eos_id=tokenizer.eos_token_id)
+        self._copies = 2 if interventions.noise_config.symmetric or config.doubled_batch else 1
         bare = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         self._keeps = "logits_to_keep" in inspect.signature(bare.forward).parameters
         self._told = config.layout is Layout.packed and settle_packing(bare)
+        self.attention = str(bare.config._attn_implementation)
+        """Which attention the model computes with."""
+        self.tokens_per_second = 0.0
+        """Real tokens per second, from the start or the last resume to the end."""
         self._saving: Path | None = None
         self.remove_callback(PrinterCallback)
         self.add_callback(Telling(progress, self))
@@ -115,6 +116,24 @@ class NoisyTrainer(Trainer):
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: Trainer's rule wants one padded tensor per batch."""
         return 0
+
+    def first_micro_batch(self) -> dict[str, Any]:
+        """The beginning of training as ``dose.sample_changed_tokens`` takes it."""
+        examples = [self.train_dataset[row] for row in next(iter(self.get_train_dataloader().batch_sampler))]
+        micro = self._micro_batch([examples[row] for row in self._lay_out(examples)[0][0]] or examples[:1])
+        place = place_mask(self.interventions.noise_config.place, micro.prompt_mask, micro.attention_mask)
+        return {
+            "input_ids": micro.input_ids, "attention_mask": micro.attention_mask, "example_ids": micro.example_ids,
+            "segment_ids": micro.segment_ids, "place_mask": place,
+        }  # fmt: skip
+
+    def counts(self) -> dict[str, float]:
+        """How much was trained, over all processes; micro-batches are this process's."""
+        return {
+            "train_steps": self.state.global_step,
+            "train_tokens": self.tokens,
+            "micro_batches": self.micro_batches,
+        }
 
     def training_step(
         self, model: Any, inputs: dict[str, list[Example]], num_items_in_batch: Any = None
@@ -129,11 +148,8 @@ class NoisyTrainer(Trainer):
         scale = self._scale(examples, sum(bool(rows) for share in shares for rows in share))
         total = torch.zeros((), device=self.args.device)
         for number, rows in enumerate(mine):
-            last = number == len(mine) - 1
-            with nullcontext() if last else self.accelerator.no_sync(model):
-                total += self._train_on(
-                    model, [examples[row] for row in rows] or examples[:1], bool(rows), scale
-                )
+            held = [examples[row] for row in rows] or examples[:1]
+            total += self._train_on(model, held, scale, real=bool(rows), last=number == len(mine) - 1)
         return total
 
     def _lay_out(self, examples: Sequence[Example]) -> list[list[list[int]]]:
@@ -152,33 +168,52 @@ class NoisyTrainer(Trainer):
         weight = math.fsum(sum(self._weigh(example)[1:]) for example in examples)
         return processes / (weight * self._copies) if weight else 0.0
 
-    def _train_on(self, model: Any, examples: Sequence[Example], real: bool, scale: float) -> Tensor:
-        """Forward and backward of one micro-batch; one that is not real keeps processes in step and counts nothing."""
-        weigh = self._weigh if real else _weightless
-        if self.config.layout is Layout.packed:
-            micro = pack(examples, weigh, copies=self._copies)
-        else:
-            micro = pad(examples, weigh, pad_id=self._pad_id, copies=self._copies)
-        if real:
-            self.micro_batches += 1
-            self._arm(micro)
-        weights = self._moved(micro.weights)
+    def _train_on(
+        self, model: Any, examples: Sequence[Example], scale: float, *, real: bool, last: bool
+    ) -> Tensor:
+        """Passes of one micro-batch; one that is not real keeps processes in step and counts nothing."""
+        micro = self._micro_batch(examples, counted=real)
+        self.micro_batches += real
         if self.config.loss_average is LossAverage.paper:
             scale /= max(float(micro.weights.sum()), 1e-12)
-        loss = (self._losses(model, micro) * weights).sum() * scale
-        self.accelerator.backward(loss)
-        return loss.detach().float()
+        steps, base_logits = self.interventions.steps, self._base_logits(micro)
+        total = torch.zeros((), device=self.args.device)
+        for number in self._passes(micro) if real else range(steps):
+            synced = last and number == steps - 1
+            with nullcontext() if synced else self.accelerator.no_sync(model):
+                loss = self._loss(model, micro, base_logits) * (scale / steps)
+                self.accelerator.backward(loss)
+            total += loss.detach().float()
+        return total
 
-    def _arm(self, micro: MicroBatch) -> None:
-        self.noise.arm(
+    def _micro_batch(self, examples: Sequence[Example], *, counted: bool = True) -> MicroBatch:
+        weigh = self._weigh if counted else _weightless
+        if self.config.layout is Layout.packed:
+            return pack(examples, weigh, copies=self._copies)
+        return pad(examples, weigh, pad_id=self._pad_id, copies=self._copies)
+
+    def _passes(self, micro: MicroBatch) -> Iterator[int]:
+        place = self.interventions.noise_config.place
+        return self.interventions.passes(
             micro.attention_mask, micro.example_ids, epoch=int(self.state.epoch or 0), segment_ids=micro.segment_ids,
-            place_mask=place_mask(self.noise_config.place, micro.prompt_mask, micro.attention_mask),
+            place_mask=place_mask(place, micro.prompt_mask, micro.attention_mask),
             progress=self.state.global_step / max(self.state.max_steps, 1),
         )  # fmt: skip
 
-    def _losses(self, model: Any, micro: MicroBatch) -> Tensor:
-        """Loss (n,) of every weighted target."""
-        return token_losses(self._logits(model, micro), self._moved(micro.targets), self.regularizer)
+    def _loss(self, model: Any, micro: MicroBatch, base_logits: Tensor | None) -> Tensor:
+        """Weighted sum of the losses of all targets."""
+        losses = token_losses(
+            self._logits(model, micro), self._moved(micro.targets), self.interventions.regularizer,
+            base_logits=base_logits,
+        )  # fmt: skip
+        return (losses * self._moved(micro.weights)).sum()
+
+    def _base_logits(self, micro: MicroBatch) -> Tensor | None:
+        """What the untouched model says of the same targets, where the loss asks for it."""
+        if self.interventions.untouched is None:
+            return None
+        with self.interventions.untouched.lent() as base, self.accelerator.autocast():
+            return self._logits(base, micro)
 
     def _logits(self, model: Any, micro: MicroBatch) -> Tensor:
         """Logits (n, v) that predict the weighted targets, and no others where the model can leave them out."""
@@ -215,7 +250,7 @@ class NoisyTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             written = root / PARTIAL / name
             counts = {"micro_batches": self.micro_batches, "tokens": self.tokens}
-            write_json(written / self._noise_file, {**counts, **self.noise.state_dict()})
+            write_json(written / self._noise_file, {**counts, **self.interventions.state_dict()})
             self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             sync_folder(root / PARTIAL)
@@ -243,17 +278,20 @@ class NoisyTrainer(Trainer):
     def train_or_resume(self) -> None:
         """Train to the end, from the last whole checkpoint where there is one.
 
-        Raises TrainingDiverged, and RuntimeError where noise was asked for and some micro-batch had none.
+        Raises TrainingDiverged, and RuntimeError where noise, dropout or FreeLB was asked for and some
+        pass had none.
         """
         root = Path(self.args.output_dir)
         last = get_last_checkpoint(str(root)) if root.is_dir() else None
         if last is not None:
             state = read_json(Path(last) / self._noise_file)
             self.micro_batches, self.tokens = state.pop("micro_batches"), state.pop("tokens")
-            self.noise.load_state_dict(state)
-        with self.noise:
+            self.interventions.load_state_dict(state)
+        before, started = self.tokens, time.perf_counter()
+        with self.interventions:
             self.train(resume_from_checkpoint=last)
-        self.noise.check(self.micro_batches)
+        self.tokens_per_second = (self.tokens - before) / (time.perf_counter() - started)
+        self.interventions.check(self.micro_batches)
 
 
 def _step(examples: list[Example]) -> dict[str, list[Example]]:

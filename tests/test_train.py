@@ -30,11 +30,11 @@ ROWS = [
 @pytest.fixture(autouse=True)
 def cold() -> Iterator[None]:
     """No test gets a model that another one holds warm."""
-    from neft_lab import models
+    from neft_lab.models import loading
 
     yield
-    models._load_warm.cache_clear()
-    models._load_trained.cache_clear()
+    loading._load_warm.cache_clear()
+    loading._load_trained.cache_clear()
 
 
 def train(model: Path, results: Path, *overrides: str) -> Path:

@@ -5,43 +5,35 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainingArguments
-
-from neft_lab.config import DatasetConfig, FinetuneConfig, Method, Optimizer, TrainingPrecision, UserError
-from neft_lab.datasets import Example, load_conversations, tokenize
-from neft_lab.models import LoadedModel, load_adapted, load_source
-from neft_lab.noise_hook import EmbeddingNoise
+from neft_lab.config import FinetuneConfig, Method
+from neft_lab.datasets import load_instructions, prepare_examples
+from neft_lab.dose import sample_changed_tokens
+from neft_lab.interventions import Interventions
+from neft_lab.models import LoadedModel, load_adapted, load_source, load_tokenizer
 from neft_lab.progress import Progress, read_events
-from neft_lab.sources import Source
 from neft_lab.stages import SILENT, Inputs, Metrics, TrainInputs
 from neft_lab.store import read_json, write_json
 from neft_lab.trainer import NoisyTrainer, Rows
+from neft_lab.trainer_arguments import computes_in_bf16, optimizer_name, training_arguments
 
 
 def train(config: TrainInputs, inputs: Inputs, output: Path, progress: Progress) -> Metrics:
     """Fine-tune, and leave ``model/`` (or ``adapter/`` with ``base.json``); ``model.json`` for an untouched model.
 
-    Metrics: mean training loss over all steps and over the last quarter (nats per response token, noise on),
-    counts, and the dose of noise that was given.
+    Metrics: mean training loss over all steps and over the last quarter (nats per weighted token, noise on), counts,
+    and the dose of noise that was given.
     """
-    pointer = {
-        "source": inputs.sources["model"].as_dict(),
-        "trust_remote_code": config.model.trust_remote_code,
-    }
     if config.finetune.method is Method.none or config.dataset is None:
         load_source(inputs.sources["model"], precision="auto", device="cpu",
                     trust_remote_code=config.model.trust_remote_code)  # fmt: skip
-        write_json(output / "model.json", pointer)
+        write_json(output / "model.json", _pointer(config, inputs))
         return {}
     finished = output / "finished.json"
     if not finished.is_file():
-        told = _train(config, inputs, output, progress, config.dataset, pointer)
-        write_json(finished, told)
+        write_json(finished, fine_tune(config, inputs, output, progress))
     shutil.rmtree(output / "checkpoints", ignore_errors=True)
     told = read_json(finished)
     progress.resolved.update(told["resolved"])
@@ -49,99 +41,71 @@ def train(config: TrainInputs, inputs: Inputs, output: Path, progress: Progress)
     return metrics
 
 
-def _train(
-    config: TrainInputs,
-    inputs: Inputs,
-    output: Path,
-    progress: Progress,
-    dataset: DatasetConfig,
-    pointer: Any,
-) -> dict[str, Any]:
-    source = inputs.sources["model"]
-    examples = _tokenized(inputs.sources["dataset"], source, dataset.split, dataset.format, dataset.max_rows,
-                          dataset.template, config.finetune.max_length, config.model.trust_remote_code)  # fmt: skip
-    read = len(load_conversations(inputs.sources["dataset"], split=dataset.split, format=dataset.format,
-                                  max_rows=dataset.max_rows))  # fmt: skip
-    if not examples:
-        raise UserError(f"dataset {dataset.name}: no row keeps a response within finetune.max_length="
-                        f"{config.finetune.max_length} tokens; raise it")  # fmt: skip
-    loaded = load_adapted(
-        source, config.finetune, device=inputs.device, trust_remote_code=config.model.trust_remote_code
-    )
-    noise_config, regularizer = config.noise or SILENT, config.regularizer
-    assert regularizer is not None
-    noise = EmbeddingNoise(loaded.model, noise_config, seed=config.seed)
+def fine_tune(config: TrainInputs, inputs: Inputs, output: Path, progress: Progress) -> dict[str, Any]:
+    """Train in this process, alone or as one of several; metrics and what was resolved. The first process writes."""
+    source, trust = inputs.sources["model"], config.model.trust_remote_code
+    assert config.dataset is not None and config.regularizer is not None
+    asked = load_instructions(inputs.sources["evaluation"]) if "evaluation" in inputs.sources else []
+    prepared = prepare_examples(
+        inputs.sources["dataset"], config.dataset, load_tokenizer(source, trust_remote_code=trust),
+        max_length=config.finetune.max_length, evaluation=[one.instruction for one in asked],
+    )  # fmt: skip
+    loaded = load_adapted(source, config.finetune, device=inputs.device, trust_remote_code=trust)
+    noise_config = config.noise or SILENT
+    interventions = Interventions(loaded.model, noise_config, config.regularizer, seed=config.seed)
     trainer = NoisyTrainer(
         model=loaded.model,
-        args=_arguments(config.finetune, output / "checkpoints", len(examples), config.seed, inputs.device),
-        train_dataset=Rows(examples),
+        args=training_arguments(config.finetune, output / "checkpoints", rows=len(prepared.examples),
+                                seed=config.seed, device=inputs.device),
+        train_dataset=Rows(prepared.examples),
         config=config.finetune,
-        noise=noise,
-        noise_config=noise_config,
-        regularizer=regularizer,
+        interventions=interventions,
         tokenizer=loaded.tokenizer,
         progress=progress,
-    )
+    )  # fmt: skip
+    first = trainer.first_micro_batch()
+    changed = sample_changed_tokens(loaded.model, first, noise_config, seed=config.seed,
+                                    place_mask=first["place_mask"])  # fmt: skip
     trainer.train_or_resume()
-    _save(loaded, config.finetune, output, pointer)
-    metrics = _curve_metrics(output) | _counts(examples, trainer) | _dose(noise, noise_config.silent)
-    progress.event(kind="dose", **_dose(noise, noise_config.silent))
-    resolved = {"rows": len(examples), "rows_cut_before_the_response": read - len(examples), "truncated_rows": sum(example.truncated for example in examples),
-                "precision": str(next(loaded.model.parameters()).dtype).removeprefix("torch.")}  # fmt: skip
-    return {"metrics": metrics, "resolved": resolved}
+    dose = interventions.doses() | {
+        "changed_token_share": 100 * changed.share,
+        "changed_token_share_n": changed.tokens,
+    }
+    progress.event(kind="dose", **dose)
+    _save(loaded, config, output, _pointer(config, inputs))
+    counts = {"train_rows": len(prepared.examples), **trainer.counts(),
+              "truncated_share": 100 * prepared.truncated / len(prepared.examples)}  # fmt: skip
+    return {
+        "metrics": _curve_metrics(output) | counts | dose,
+        "resolved": prepared.facts | _circumstances(loaded, trainer, config.finetune, inputs.device),
+    }
 
 
-@lru_cache(maxsize=2)
-def _tokenized(
-    dataset: Source, model: Source, split: str, format: str, max_rows: int | None, template: str, max_length: int,
-    trust_remote_code: bool,
-) -> list[Example]:  # fmt: skip
-    """Tokenised examples, kept warm for the next cell of the grid."""
-    tokenizer = load_source(
-        model, precision="auto", device="cpu", trust_remote_code=trust_remote_code
-    ).tokenizer
-    conversations = load_conversations(dataset, split=split, format=format, max_rows=max_rows)
-    examples = tokenize(conversations, tokenizer, template=template, max_length=max_length)
-    return [example for example in examples if example.learned]
+def _circumstances(
+    loaded: LoadedModel, trainer: NoisyTrainer, config: FinetuneConfig, device: str
+) -> dict[str, Any]:
+    """What was decided on this machine."""
+    learned = next(weight for weight in loaded.model.parameters() if weight.requires_grad)
+    weights = str(learned.dtype).removeprefix("torch.")
+    return {
+        "weights": weights,
+        "precision": "bfloat16" if computes_in_bf16(config, device) else weights,
+        "optimizer": optimizer_name(config, device),
+        "attention": trainer.attention,
+        "tokens_per_second": round(trainer.tokens_per_second, 1),
+    }
 
 
-def _arguments(config: FinetuneConfig, folder: Path, rows: int, seed: int, device: str) -> TrainingArguments:
-    total = config.max_steps or math.ceil(config.epochs * math.ceil(rows / config.batch))
-    paged = config.optimizer is Optimizer.paged_adamw and device == "cuda"
-    return TrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=config.epochs,
-        max_steps=config.max_steps or -1,
-        per_device_train_batch_size=config.batch,
-        gradient_accumulation_steps=1,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.schedule,
-        warmup_steps=int(config.warmup_ratio * total),
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.clip,
-        optim="paged_adamw_32bit" if paged else "adamw_torch_fused",
-        bf16=config.precision is TrainingPrecision.bf16
-        or (config.precision is TrainingPrecision.auto and device == "cuda"),
-        torch_compile=config.compile,
-        ddp_find_unused_parameters=False,
-        activation_checkpointing=config.gradient_checkpointing,
-        save_strategy="steps",
-        save_steps=config.checkpoint_every,
-        logging_strategy="steps",
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=device == "cuda",
-        use_cpu=device == "cpu",
-        seed=seed,
-        data_seed=seed,
-    )
+def _pointer(config: TrainInputs, inputs: Inputs) -> dict[str, Any]:
+    return {
+        "source": inputs.sources["model"].as_dict(),
+        "trust_remote_code": config.model.trust_remote_code,
+        "quantized": config.finetune.method is Method.qlora,
+    }
 
 
-def _save(loaded: LoadedModel, config: FinetuneConfig, output: Path, pointer: dict[str, Any]) -> None:
-    name = "model" if config.method is Method.full else "adapter"
+def _save(loaded: LoadedModel, config: TrainInputs, output: Path, pointer: dict[str, Any]) -> None:
+    name = "model" if config.finetune.method is Method.full else "adapter"
     partial = output / f"{name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     loaded.model.save_pretrained(partial)
@@ -156,19 +120,3 @@ def _curve_metrics(output: Path) -> Metrics:
     losses = [event["loss"] for event in read_events(output) if event.get("kind") == "train"]
     last = losses[-max(1, len(losses) // 4) :]
     return {"train_loss": math.fsum(losses) / len(losses), "final_train_loss": math.fsum(last) / len(last)}
-
-
-def _counts(examples: list[Example], trainer: NoisyTrainer) -> Metrics:
-    return {
-        "train_rows": len(examples),
-        "train_steps": trainer.state.global_step,
-        "train_tokens": int(trainer.tokens),
-        "micro_batches": trainer.micro_batches,
-        "truncated_share": 100 * sum(example.truncated for example in examples) / len(examples),
-    }
-
-
-def _dose(noise: EmbeddingNoise, silent: bool) -> Metrics:
-    if silent:
-        return {"mean_noise_norm": 0.0, "noise_to_embedding_rms": 0.0, "equivalent_alpha": 0.0}
-    return {name: value for name, value in asdict(noise.dose()).items() if name != "examples"}
