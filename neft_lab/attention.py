@@ -38,9 +38,10 @@ def attend_segments(
     if segment_lengths is None and attention_mask is None:
         segment_lengths = (query.shape[2],)
     if segment_lengths is None or options.get("softcap") is not None:
-        return sdpa_attention_forward(
+        masked: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )
+        return masked
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not dropout:
         return _attend_fused(query, key, value, scaling, segment_lengths, sliding_window), None
     groups = query.shape[1] // key.shape[1]
@@ -107,18 +108,18 @@ AttentionMaskInterface.register(SEGMENTS, _mask)
 
 
 @torch.no_grad()
-def settle_packing(model: Any) -> bool:
+def settle_packing(model: Any, *, autocast: bool = False) -> bool:
     """Choose how a model attends within packed rows; whether segments are to be told to it.
 
     Decided by what comes out: two segments in one row must give the logits they give alone. First the attention of
     this module is tried, then the masks that transformers makes from restarting positions. Raises ValueError when
-    neither is exact (a recurrent model, say).
+    neither is exact (a recurrent model, say). autocast: whether the model will train under bfloat16's.
     """
     before = model.config._attn_implementation
     for told in (True, False):
         try:
             model.set_attn_implementation(SEGMENTS if told else before)
-            exact = _is_exact(model, told=told)
+            exact = _is_exact(model, told=told, autocast=autocast)
         except (ValueError, TypeError, KeyError, RuntimeError):
             exact = False
         if exact:
@@ -127,7 +128,7 @@ def settle_packing(model: Any) -> bool:
     raise ValueError(f"{type(model).__name__} mixes the examples of a packed row; use finetune.layout=padded")
 
 
-def _is_exact(model: Any, *, told: bool) -> bool:
+def _is_exact(model: Any, *, told: bool, autocast: bool) -> bool:
     device = model.get_input_embeddings().weight.device
     size = model.get_input_embeddings().weight.shape[0]
     ids = torch.arange(3, 19, device=device).remainder(size)[None] * 5 % size
@@ -137,14 +138,15 @@ def _is_exact(model: Any, *, told: bool) -> bool:
     training = model.training
     model.eval()
     try:
-        alone = torch.cat([model(part, use_cache=False).logits for part in parts], dim=1).float()
-        options = {"segment_lengths": lengths} if told else {}
-        packed = model(ids, position_ids=positions, use_cache=False, **options).logits.float()
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            alone = torch.cat([model(part, use_cache=False).logits for part in parts], dim=1).float()
+            options = {"segment_lengths": lengths} if told else {}
+            packed = model(ids, position_ids=positions, use_cache=False, **options).logits.float()
     finally:
         model.train(training)
-    tolerance = 1e-3 if alone.dtype == packed.dtype and _wide(model) else 5e-2
+    tolerance = 1e-3 if _is_wide(model) and not autocast else 5e-2
     return bool((packed - alone).abs().max() <= tolerance * alone.abs().max().clamp(min=1e-6))
 
 
-def _wide(model: Any) -> bool:
+def _is_wide(model: Any) -> bool:
     return all(weight.dtype in (torch.float32, torch.float64) for weight in model.parameters())
