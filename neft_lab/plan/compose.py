@@ -7,9 +7,10 @@ the part of the configuration that it touches.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -36,12 +37,19 @@ class Request:
     config_dir: Path | None = None
 
 
-def register() -> None:
-    """Make the schema, and every file of ``sweeps/``, known to Hydra."""
+def register(sweeps: Iterable[str] | None = None) -> None:
+    """Make the schema known to Hydra, and files of ``sweeps/``: all, or only those of some names (parsing is slow)."""
     store = ConfigStore.instance()
     store.store(name="schema", node=RunConfig)
-    for path in sorted(SWEEPS_DIR.glob("*.yaml")):
-        store.store(group="sweep", name=path.stem, node=OmegaConf.load(path), package="_global_")
+    for name in options("sweep") if sweeps is None else sweeps:
+        path = SWEEPS_DIR / f"{name}.yaml"
+        if path.is_file():
+            store.store(group="sweep", name=name, node=_read_sweep(path), package="_global_")
+
+
+@lru_cache
+def _read_sweep(path: Path) -> Any:
+    return OmegaConf.load(path)
 
 
 def options(group: str, config_dir: Path | None = None) -> list[str]:
@@ -134,7 +142,7 @@ def _field_type(owner: Any, name: str) -> Any:
 @contextmanager
 def hydra_session() -> Iterator[None]:
     """Hydra initialised on ``conf/``, and left as it was found."""
-    register()
+    register(sweeps=())
     GlobalHydra.instance().clear()
     with initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3", job_name="neft_lab"):
         yield
@@ -142,6 +150,7 @@ def hydra_session() -> Iterator[None]:
 
 def compose_config(overrides: Sequence[str], *, config_dir: Path | None = None) -> DictConfig:
     """One composition, checked for keys that nobody reads. Hydra's own messages become one line."""
+    register(text.partition("=")[2] for text in overrides if text.lstrip("+").startswith("sweep="))
     extra = [] if config_dir is None else [f"hydra.searchpath=[file://{config_dir.resolve()}]"]
     try:
         config = compose("config", [*overrides, *extra])
