@@ -1,10 +1,11 @@
 """805 verdicts from a judge that takes 300 ms: alpaca_eval's own annotator and ours on the same local server.
 
-    python benchmarks/judging.py            about two minutes
+    python benchmarks/judging.py            about four minutes
     python benchmarks/judging.py --pairs 80
 
 Both ask the same questions with the same parser, one after the other, in processes of their own. The floor is
-latency x questions / concurrency: no client can be quicker.
+latency x questions / concurrency: no client can be quicker. Then each is killed several times at a
+random moment after half of the answers: lost are those whose response it had read to the end and which it does not have.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import logging
 import math
 import multiprocessing
 import os
+import random
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,6 +43,7 @@ from tests.judge_server import judge_server
 JUDGE = "alpaca_eval_gpt4"
 LATENCY = 0.3
 THEIR_DEFAULT, OUR_DEFAULT = 5, 16
+KILLS = 3
 
 
 @dataclass(frozen=True)
@@ -96,22 +100,19 @@ def ask_with_theirs(url: str, folder: Path, count: int, concurrency: int) -> Non
     assert all(row["preference"] for row in annotator(rows))
 
 
-def _serve(address: Any, served: Any) -> None:
-    with judge_server(latency=LATENCY) as (url, seen):
+def _serve(address: Any) -> None:
+    with judge_server(latency=LATENCY) as (url, _):
         address.send(url)
-        while True:
-            served.value = sum(seen.served.values())
-            time.sleep(0.005)
+        threading.Event().wait()
 
 
 @contextmanager
-def server() -> Iterator[tuple[str, Any]]:
-    """The judge in a process of its own; yields its address and the number of answers it has sent."""
+def server() -> Iterator[str]:
+    """The judge in a process of its own; yields its address."""
     ours, theirs = multiprocessing.Pipe()
-    served = multiprocessing.Value("i", 0)
-    process = multiprocessing.Process(target=_serve, args=(theirs, served), daemon=True)
+    process = multiprocessing.Process(target=_serve, args=(theirs,), daemon=True)
     process.start()
-    yield ours.recv(), served
+    yield ours.recv()
     process.kill()
     process.join()
 
@@ -136,21 +137,44 @@ def measure(task: Callable[..., None], *arguments: Any) -> float:
     return told.value
 
 
+def _counted(task: Callable[..., None], arguments: tuple[Any, ...], read: Any) -> None:
+    """Run a task and count the responses that its HTTP client has read to the end."""
+    import httpx2
+
+    parsers()
+    lock, plain, later = threading.Lock(), httpx2.Response.read, httpx2.Response.aread
+
+    def count() -> None:
+        with lock:
+            read.value += 1
+
+    def read_counted(response: Any) -> bytes:
+        body = plain(response)
+        count()
+        return body
+
+    async def aread_counted(response: Any) -> bytes:
+        body = await later(response)
+        count()
+        return body
+
+    httpx2.Response.read, httpx2.Response.aread = read_counted, aread_counted
+    task(*arguments)
+
+
 def kill_half_way(
-    task: Callable[..., None], url: str, served: Any, folder: Path, count: int
+    task: Callable[..., None], url: str, folder: Path, count: int, after: float
 ) -> tuple[int, int]:
-    """Kill a client at half of its answers: answers it had been sent by then, and those of them it does not have."""
-    before, told = served.value, multiprocessing.Value("d", 0.0)
-    arguments = (task, (url, folder, count, OUR_DEFAULT), told)
-    process = multiprocessing.Process(target=_timed, args=arguments)
+    """Kill a client `after` seconds from half of its answers: responses read by then, and those it does not have."""
+    read = multiprocessing.RawValue("i", 0)  # without a lock, which the kill could leave closed
+    process = multiprocessing.Process(target=_counted, args=(task, (url, folder, count, OUR_DEFAULT), read))
     process.start()
-    while served.value - before < count // 2:
+    while read.value < count // 2:
         time.sleep(0.002)
-    sent = served.value - before
+    time.sleep(after)
     process.kill()
     process.join()
-    time.sleep(2 * LATENCY)
-    return sent, max(sent - _kept(folder), 0)
+    return read.value, read.value - _kept(folder)
 
 
 def _kept(folder: Path) -> int:
@@ -176,7 +200,7 @@ def main() -> None:
         ("ours, our default", ask_with_ours, OUR_DEFAULT),
     )
     print(f"{count} pairs, {LATENCY * 1000:.0f} ms latency\n{'':32} at a time  seconds     floor  above it")
-    with tempfile.TemporaryDirectory() as name, server() as (url, served):
+    with tempfile.TemporaryDirectory() as name, server() as url:
         timings = []
         for number, (client, task, concurrency) in enumerate(rows):
             folder = Path(name) / str(number)
@@ -191,10 +215,13 @@ def main() -> None:
         )
         print(f"{timings[2].seconds / timings[3].seconds:.2f} x at {OUR_DEFAULT}")
         for client, task in (("alpaca_eval", ask_with_theirs), ("ours", ask_with_ours)):
-            folder = Path(name) / f"killed-{client}"
-            folder.mkdir()
-            sent, lost = kill_half_way(task, url, served, folder, count)
-            print(f"{client}, killed half way: {sent} answers sent, {lost} of them lost")
+            ends, chance = [], random.Random(0)
+            for number in range(KILLS):
+                folder = Path(name) / f"killed-{client}-{number}"
+                folder.mkdir()
+                ends.append(kill_half_way(task, url, folder, count, chance.random() * LATENCY))
+            lost = ", ".join(f"{lost} of {read}" for read, lost in ends)
+            print(f"{client}, killed half way {KILLS} times, answers read and lost: {lost}", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from neft_lab.claims import DESCRIBED, JUDGED, LEVEL, Comparison
-from neft_lab.config import SweepConfig
-from neft_lab.labels import axis_title
+from neft_lab.config import RunConfig, SweepConfig
+from neft_lab.labels import axis_title, title_of
+from neft_lab.plan.confounding import find_confounding
 from neft_lab.results import CellResult, shown
-from neft_lab.tables import rounded, title_of
+from neft_lab.tables import rounded
 
 UNJUDGED = "judge not validated"
+ARM = "arm"
 
 
 def answer_sentence(comparisons: Sequence[Comparison], sweep: SweepConfig, rows: Sequence[CellResult]) -> str:
@@ -25,11 +27,24 @@ def answer_sentence(comparisons: Sequence[Comparison], sweep: SweepConfig, rows:
                 f"{_largest(primary)}{ending}")  # fmt: skip
     found = [one for one in primary if one.verdict in ("higher", "lower")]
     if not found:
-        return f"No {_things(primary)} can be told apart from the baseline. {_largest(primary)}{ending}"
+        against = _baseline_name(primary)
+        return f"No {_things(primary)} can be told apart from {against}. {_largest(primary)}{ending}"
     told = "; ".join(f"{_name(one)} is {one.verdict} by {_size(one)}" for one in found)
     rest = len(primary) - len(found)
     others = f" The other {rest} cannot be told apart from it." if rest else ""
-    return f"Against the baseline, on {title_of(sweep.primary)}: {told} (Holm, {LEVEL:.0%}).{others}{ending}"
+    against = f"Against {_baseline_name(primary)}, on {title_of(sweep.primary)}: {told}"
+    return f"{against} ({_corrected(primary)}).{others}{ending}"
+
+
+def _corrected(primary: Sequence[Comparison]) -> str:
+    one = primary[0]
+    over = f"{one.correction}, {LEVEL:.0%}, over {one.family} comparison{'s' if one.family != 1 else ''}"
+    return f"exploratory, {over}: some may be false" if one.correction != "Holm" else over
+
+
+def _baseline_name(primary: Sequence[Comparison]) -> str:
+    names = {one.baseline[ARM] for one in primary if ARM in one.baseline}
+    return str(names.pop()) if len(names) == 1 else "the baseline"
 
 
 def _things(primary: Sequence[Comparison]) -> str:
@@ -38,8 +53,12 @@ def _things(primary: Sequence[Comparison]) -> str:
 
 def _name(one: Comparison) -> str:
     changed = [(name, value) for name, value in one.arm.items() if one.baseline.get(name) != value]
-    label = ", ".join(f"{axis_title(name)} {shown(value)}" for name, value in changed)
-    return f"the checkpoint with {label}" if one.difference.about == "checkpoints" else label
+    label = ", ".join(
+        shown(value) if name == ARM else f"{axis_title(name)} {shown(value)}" for name, value in changed
+    )
+    if one.difference.about == "arms" or [name for name, _ in changed] == [ARM]:
+        return label
+    return f"the checkpoint with {label}"
 
 
 def _size(one: Comparison) -> str:
@@ -61,6 +80,12 @@ def warnings_of(comparisons: Sequence[Comparison], rows: Sequence[CellResult]) -
         found.append("Judge not validated: its agreement with stored verdicts was not shown to beat chance and the "
                      "longer-answer rule. Its win rates show that the machine runs; they decide nothing.")  # fmt: skip
     found += [f"{flag[0].upper()}{flag[1:]}." for flag in told]
+    found += [f"Confounded: {line}." for line in find_confounding(_planned(rows))]
     if len({row.axes.get("seed") for row in rows}) == 1 and len(rows) > 1:
         found.append("One seed per arm: differences are between checkpoints, not between ways of training.")
     return found
+
+
+def _planned(rows: Sequence[CellResult]) -> list[CellResult]:
+    """Rows whose configuration is known; a report can be drawn without it."""
+    return [row for row in rows if isinstance(row.config, RunConfig)]

@@ -1,46 +1,44 @@
-"""From rows to claims: arms over seeds, paired differences from the baseline, and what may be said of them."""
+"""From arms to claims: paired differences from the baseline, and what may be said of them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from neft_lab.budget import SmallestDifference, smallest_difference
-from neft_lab.config import SweepConfig
-from neft_lab.items import READERS, Items, align, read_items
+import numpy as np
+
+from neft_lab.arms import Arm, PairedRows, best_arms, make_arms, pair_rows, read_pairs, without_seed
+from neft_lab.config import NoiseKind, NoiseScale, SweepConfig
+from neft_lab.items import READERS, read_length_pair
 from neft_lab.labels import short_label
-from neft_lab.results import CellResult, find_cell, shown
+from neft_lab.pilot import detectable_difference
+from neft_lab.results import CellResult
 from neft_lab.statistics import (
-    Estimate,
     PairedDifference,
-    accuracy,
+    benjamini_hochberg,
     equivalence,
     holm,
-    mean_value,
-    measure_variation,
+    length_controlled_difference,
     paired_difference,
 )
+
+__all__ = ["Arm", "Comparison", "best_arms", "compare", "detectable_difference", "make_arms"]
 
 LEVEL = 0.05
 STALE = timedelta(days=60)
 JUDGED = ("win_rate", "length_controlled_win_rate")
-DESCRIBED = ("output_characters", "held_out_loss", "train_rows_loss")
+DESCRIBED = (
+    "output_characters", "repeated_bigrams", "log_diversity", "held_out_loss", "train_rows_loss", "training_rouge_l",
+    "training_bleu",
+)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Arm:
-    """Cells that differ in the seed alone. ``estimates`` by metric; those without an interval have NaN bounds."""
-
-    axes: dict[str, Any]
-    rows: list[CellResult]
-    estimates: dict[str, Estimate]
-
-    @property
-    def label(self) -> str:
-        return ", ".join(f"{name}={shown(value)}" for name, value in self.axes.items()) or "run"
+LENGTH_CONTROLLED = "length_controlled_win_rate"
+DOSE_MARGIN = 0.05
+"""Measured doses of arms that are called matched may differ by this share."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +50,13 @@ class Comparison:
     baseline: dict[str, Any]
     difference: PairedDifference
     adjusted_p: float | None
-    """Holm over the sweep's comparisons of its primary metric; None where the difference is only described."""
+    """Corrected over its family; None where the difference is only described."""
     verdict: str
     flags: list[str] = field(default_factory=list)
+    correction: str = "Holm"
+    """By which ``adjusted_p`` is corrected; Benjamini-Hochberg where the sweep is marked exploratory."""
+    family: int = 0
+    """How many comparisons are corrected together."""
 
     @property
     def label(self) -> str:
@@ -63,110 +65,67 @@ class Comparison:
         )
 
 
-def without_seed(axes: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in axes.items() if name != "seed"}
-
-
-def make_arms(rows: Sequence[CellResult], metrics: Sequence[str]) -> list[Arm]:
-    """Group cells by all axes but the seed, in their order."""
-    groups: dict[str, list[CellResult]] = {}
-    for row in rows:
-        groups.setdefault(repr(without_seed(row.axes)), []).append(row)
-    return [
-        Arm(without_seed(cells[0].axes), cells, {name: _estimate(cells, name) for name in metrics})
-        for cells in groups.values()
-    ]
-
-
-def _estimate(rows: Sequence[CellResult], metric: str) -> Estimate:
-    have = [row for row in rows if metric in row.metrics]
-    if len(have) == 1:
-        numbers = have[0].metrics
-        low, high = (numbers.get(f"{metric}_{end}", math.nan) for end in ("low", "high"))
-        return Estimate(numbers[metric], numbers.get(f"{metric}_standard_error", math.nan), low, high,
-                        int(numbers.get(f"{metric}_n", 0)))  # fmt: skip
-    items = [found for row in have if (found := read_items(row, metric)) is not None]
-    if len(items) < len(have) or not have:
-        value = math.fsum(row.metrics[metric] for row in have) / len(have) if have else math.nan
-        return Estimate(value, math.nan, math.nan, math.nan, 0, len(have))
-    _, scores = align(items)
-    if items[0].scale == 100:
-        return accuracy(scores, clusters=items[0].clusters, macro=items[0].macro)
-    return mean_value(scores)
-
-
 def compare(rows: Sequence[CellResult], sweep: SweepConfig, metrics: Sequence[str]) -> list[Comparison]:
-    """Every arm against its baseline on every metric that has items; the primary metric's p-values by Holm."""
+    """Every arm against its baseline on every metric that has items; claims are made of the primary one only."""
+    pairs = pair_rows(rows)
     found = []
     for metric in metrics:
-        pairs = _paired_rows(rows)
-        of_metric = [one for arm, base in pairs if (one := _compare(arm, base, metric)) is not None]
+        of_metric = [one for pair in pairs if (one := _compare(pair, metric, rows, sweep)) is not None]
         found += _decide(of_metric, metric, sweep)
     return found
 
 
-def detectable_difference(rows: Sequence[CellResult], sweep: SweepConfig) -> SmallestDifference | None:
-    """How small a difference of the primary metric this sweep could have seen, from the spread of its own pairs."""
-    found = []
-    pairs = _paired_rows(rows)
-    for arm, base in pairs:
-        both = [
-            (read_items(row, sweep.primary), read_items(other, sweep.primary))
-            for row, other in zip(arm, base, strict=True)
-        ]
-        kept = [(left, right) for left, right in both if left is not None and right is not None]
-        if not kept or kept[0][0].scale != 100:
-            continue
-        labels, scores = align([*(left for left, _ in kept), *(right for _, right in kept)])
-        if len(labels) > 1:
-            variation = measure_variation(
-                scores[: len(kept)], scores[len(kept) :], source="this sweep's own pairs"
-            )
-            found.append(
-                smallest_difference(
-                    items=len(labels), seeds=len(kept), variation=variation, comparisons=len(pairs)
-                )
-            )
-    found = [one for one in found if one.points > 0]  # arms that answered alike say nothing of the spread
-    return max(found, key=lambda one: one.points) if found else None
-
-
-def _paired_rows(rows: Sequence[CellResult]) -> list[tuple[list[CellResult], list[CellResult]]]:
-    """Cells of each arm with their baselines, seed by seed."""
-    groups: dict[str, list[tuple[CellResult, CellResult]]] = {}
-    for row in rows:
-        base = find_cell(rows, row.baseline) if row.baseline is not None else None
-        if base is not None:
-            groups.setdefault(repr(without_seed(row.axes)), []).append((row, base))
-    return [([row for row, _ in pairs], [base for _, base in pairs]) for pairs in groups.values()]
-
-
-def _compare(arm: Sequence[CellResult], base: Sequence[CellResult], metric: str) -> Comparison | None:
-    both = [
-        (read_items(row, metric), read_items(other, metric)) for row, other in zip(arm, base, strict=True)
-    ]
-    kept = [(left, right) for left, right in both if left is not None and right is not None]
-    if not kept:
+def _compare(
+    pair: PairedRows, metric: str, rows: Sequence[CellResult], sweep: SweepConfig
+) -> Comparison | None:
+    measure = _measure_length_controlled if metric == LENGTH_CONTROLLED else _measure
+    measured = measure(pair, metric)
+    if measured is None:
         return None
-    lefts, rights = [left for left, _ in kept], [right for _, right in kept]
-    labels, scores = align([*lefts, *rights])
-    first = lefts[0]
-    clusters = _clusters(labels, first)
-    difference = paired_difference(
-        scores[: len(kept)], scores[len(kept) :], clusters=clusters, macro=first.macro, test=first.test,
-        scale=first.scale,
-    )  # fmt: skip
-    flags = _flags(arm, base, metric, difference, len(arm) - len(kept))
+    difference, lost = measured
+    arm, base = pair.arm, pair.baseline
+    flags = [*_flags(arm, base, metric, difference, lost), *_dose_flags(arm, rows, sweep)]
     return Comparison(
         metric, without_seed(arm[0].axes), without_seed(base[0].axes), difference, None, "", flags
     )
 
 
-def _clusters(labels: Sequence[str], items: Items) -> list[str] | None:
-    if items.clusters is None:
+def _measure(pair: PairedRows, metric: str) -> tuple[PairedDifference, int] | None:
+    read = read_pairs(pair, metric)
+    if read is None:
         return None
-    known = dict(zip(items.labels, items.clusters, strict=True))
-    return [known.get(label, "") for label in labels]
+    difference = paired_difference(
+        read.arm, read.baseline, clusters=read.clusters, macro=read.first.macro, test=read.first.test,
+        scale=read.first.scale,
+    )  # fmt: skip
+    return difference, read.lost
+
+
+def _measure_length_controlled(pair: PairedRows, metric: str) -> tuple[PairedDifference, int] | None:
+    both = [read_length_pair(arm, base) for arm, base in zip(pair.arm, pair.baseline, strict=True)]
+    kept = [one for one in both if one is not None]
+    shared = [label for label in kept[0] if all(label in one for one in kept)] if kept else []
+    if not shared:
+        return None
+    table = np.array(
+        [
+            [[math.nan if value is None else value for value in astuple(one[label])] for label in shared]
+            for one in kept
+        ]
+    )
+    ours, length, theirs, base_length, reference = np.moveaxis(table, 2, 0)
+    difference = length_controlled_difference(ours, length, theirs, base_length, reference[0], resamples=500)
+    return difference, len(both) - len(kept)
+
+
+def verdict_times(record: Mapping[str, Any]) -> list[datetime]:
+    """When the first and the last verdict of a judge step were given; none where a file does not tell."""
+    answered = record["resolved"].get("verdicts", {}).get("answered")
+    if answered is None:
+        replayed = record["config"].get("judge", {}).get("kind") == "file"
+        answered = [] if replayed else [record["started"]]
+    times = map(datetime.fromisoformat, answered)
+    return [time if time.tzinfo else time.replace(tzinfo=UTC) for time in times]
 
 
 def _flags(
@@ -191,7 +150,7 @@ def _flags(
     ):
         flags.append("the arms ran on different devices or versions")
     times = [
-        datetime.fromisoformat(row.records[stage]["started"]) for row in (*arm, *base) if stage in row.records
+        time for row in (*arm, *base) if stage in row.records for time in verdict_times(row.records[stage])
     ]
     if metric in JUDGED and times and max(times) - min(times) > STALE:
         flags.append("the verdicts were asked months apart")
@@ -200,27 +159,66 @@ def _flags(
     return flags
 
 
+def _dose_flags(arm: Sequence[CellResult], rows: Sequence[CellResult], sweep: SweepConfig) -> list[str]:
+    """Told where an arm's noise is called matched to another arm's, and the measured doses differ."""
+    ours = _dose(arm[0])
+    peers = [_dose(row) for row in rows if _called_matched(arm[0], row, sweep)]
+    unequal = [dose for dose in peers if max(dose, ours) > (1 + DOSE_MARGIN) * min(dose, ours)]
+    told = " and ".join(f"{dose:.3g}" for dose in dict.fromkeys([ours, *unequal]))
+    return [f"called matched, but measured doses differ: equivalent alpha {told}"] if unequal else []
+
+
+def _dose(row: CellResult) -> float:
+    return row.metrics.get("equivalent_alpha", 0.0)
+
+
+def _called_matched(row: CellResult, other: CellResult, sweep: SweepConfig) -> bool:
+    """Whether two cells are meant to have one dose: ``noise.scale=matched`` is to uniform noise of the same alpha."""
+    if not (_dose(row) and _dose(other)) or row.config is None or other.config is None:
+        return False
+    one, two = row.config, other.config
+    if (one.model.name, one.dataset.name, one.seed) != (two.model.name, two.dataset.name, two.seed):
+        return False
+    kinds = {one.noise.scale, two.noise.scale}
+    uniform = NoiseKind.uniform in (one.noise.kind, two.noise.kind)
+    scaled = kinds == {NoiseScale.matched} or (NoiseScale.matched in kinds and uniform)
+    return sweep.matched_dose or (scaled and one.noise.alpha == two.noise.alpha)
+
+
 def _decide(comparisons: Sequence[Comparison], metric: str, sweep: SweepConfig) -> list[Comparison]:
-    primary = metric == sweep.primary
-    adjusted = (
-        holm([one.difference.p_value for one in comparisons]).tolist() if primary and comparisons else []
-    )
-    decided = []
-    for number, one in enumerate(comparisons):
-        p_value = adjusted[number] if primary else None
-        decided.append(replace(one, adjusted_p=p_value, verdict=_verdict(one, p_value, sweep)))
+    """Verdicts; those of the primary metric after correction over each family."""
+    if metric != sweep.primary:
+        return [replace(one, verdict=_describe(one, sweep)) for one in comparisons]
+    correct, name = _correction(sweep)
+    families: dict[str, list[int]] = {}
+    for place, one in enumerate(comparisons):
+        kept = {axis: value for axis, value in one.arm.items() if sweep.family and axis not in sweep.family}
+        families.setdefault(repr(kept), []).append(place)
+    decided = list(comparisons)
+    for places in families.values():
+        adjusted = correct([comparisons[place].difference.p_value for place in places])
+        for place, p_value in zip(places, adjusted.tolist(), strict=True):
+            one = comparisons[place]
+            decided[place] = replace(one, adjusted_p=p_value, verdict=_claim(one, p_value),
+                                     correction=name, family=len(places))  # fmt: skip
     return decided
 
 
-def _verdict(one: Comparison, adjusted_p: float | None, sweep: SweepConfig) -> str:
-    difference = one.difference
+def _correction(sweep: SweepConfig) -> tuple[Callable[[list[float]], Any], str]:
+    return (benjamini_hochberg, "Benjamini-Hochberg") if sweep.exploratory else (holm, "Holm")
+
+
+def _claim(one: Comparison, adjusted_p: float) -> str:
     if "judge not validated" in one.flags:
         return "judge not validated"
-    if adjusted_p is not None:
-        if not adjusted_p < LEVEL:
-            return "cannot tell apart"
-        return "higher" if difference.value > 0 else "lower"
-    margin = sweep.margin.get(one.metric, sweep.margin.get("leaderboard"))
-    if one.metric not in JUDGED + DESCRIBED and margin:
-        return str(equivalence(difference, margin))
-    return "described"
+    if not adjusted_p < LEVEL:
+        return "cannot tell apart"
+    return "higher" if one.difference.value > 0 else "lower"
+
+
+def _describe(one: Comparison, sweep: SweepConfig) -> str:
+    if "judge not validated" in one.flags:
+        return "judge not validated"
+    general = None if one.metric in JUDGED + DESCRIBED else sweep.margin.get("leaderboard")
+    margin = sweep.margin.get(one.metric, general)
+    return "described" if margin is None else str(equivalence(one.difference, margin))

@@ -7,15 +7,15 @@ a row, ``d`` embedding width, ``n`` real tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, distributed, nn
 
 from neft_lab.config import NoiseConfig
-from neft_lab.noise import Examples, locate_examples, sample_noise
+from neft_lab.noise import Examples, example_generators, locate_examples, sample_noise
 
 _VOCABULARY_CHUNK = 8192
 
@@ -97,12 +97,14 @@ def count_changed_tokens(
     segment_ids: Tensor | None = None,
     place_mask: Tensor | None = None,
     progress: float = 0.0,
+    limit: int | None = None,
 ) -> ChangedTokens:
     """Count the real tokens of a sample whose nearest vocabulary row changes under the noise.
 
     embedding: what ``get_input_embeddings()`` returns. input_ids (b, t), on its device. The rest as for
-    ``sample_noise``. Nearest in L2, in float32 (paper, figure 6: no token of 5200 Alpaca rows up to alpha 15).
-    A token whose row has an exact twin is not changed by it. Every token is compared with the whole
+    ``sample_noise``. Only the first ``limit`` real tokens are counted, all of them where it is None; the noise is
+    always that of the whole batch. Nearest in L2, in float32 (paper, figure 6: no token of 5200 Alpaca rows up to
+    alpha 15). A token whose row has an exact twin is not changed by it. Every token is compared with the whole
     vocabulary: a few hundred tokens are plenty.
     """
     embeddings = embedding(input_ids)
@@ -115,10 +117,41 @@ def count_changed_tokens(
         place_mask=place_mask,
         progress=progress,
     )
-    positions = locate_examples(attention_mask, segment_ids).positions.to(embeddings.device)
+    positions = locate_examples(attention_mask, segment_ids).positions[:limit].to(embeddings.device)
     noisy = (embeddings + noise).flatten(0, 1)[positions].float()
     changed = _nearer_to_another(noisy, input_ids.flatten()[positions], embedding)
     return ChangedTokens(int(changed.sum()), len(positions))
+
+
+def sample_changed_tokens(
+    model: nn.Module,
+    batch: Mapping[str, Any],
+    config: NoiseConfig,
+    *,
+    seed: int,
+    place_mask: Tensor | None = None,
+    limit: int = 512,
+) -> ChangedTokens:
+    """Count the tokens that the noise of one training micro-batch changes, before the model has learned anything.
+
+    model: the untouched model, not yet sharded. batch: the micro-batch as it is collated: input_ids, attention_mask
+    (b, t), example_ids, and segment_ids where rows are packed. The noise is that of its first pass, epoch 0.
+    """
+    if config.silent:
+        return ChangedTokens(0, min(limit, int((batch["attention_mask"] != 0).sum())))
+    embedding = cast(Any, model).get_input_embeddings()
+    device = next(embedding.parameters()).device
+    generators = example_generators(batch["example_ids"], seed=seed, epoch=0, device=device)
+    return count_changed_tokens(
+        embedding,
+        batch["input_ids"].to(device),
+        batch["attention_mask"],
+        config,
+        generators=generators,
+        segment_ids=batch.get("segment_ids"),
+        place_mask=place_mask,
+        limit=limit,
+    )
 
 
 def _nearer_to_another(vectors: Tensor, token_ids: Tensor, embedding: nn.Module) -> Tensor:

@@ -13,47 +13,62 @@ from rich.text import Text
 from neft_lab.config import identity
 from neft_lab.execute import Status
 from neft_lab.plan import Plan, Step
+from neft_lab.plan.confounding import find_confounding
+from neft_lab.results import CellResult, load_results
 from neft_lab.stages import STAGES
 from neft_lab.store import Store, read_json
 
 
 def print_plan(plan: Plan, status: Status, store: Store, console: Console) -> None:
-    """Cells and steps by stage with their state, and what the missing ones are expected to take."""
+    """Cells and steps by stage with their state, what the missing ones will take, and what the plan can show."""
+    from neft_lab.budget import estimate_budget, foresee_difference
+    from neft_lab.budget.words import budget_lines, stage_seconds
+
+    budget = estimate_budget(plan, status, store)
     table = Table(
         title=f"{plan.name}: {len(plan.cells)} cells, {len(plan.steps)} steps", title_justify="left"
     )
-    for name in ("stage", "steps", "done", "missing", "failed", "seconds each", "left"):
+    for name in ("stage", "steps", "done", "missing", "failed", "left"):
         table.add_column(name)
-    measured = measured_seconds(store)
     for stage in STAGES:
         steps = [step for step in plan.steps.values() if step.stage == stage]
-        if not steps:
-            continue
-        missing = [step for step in steps if step.key not in status.done]
-        failed = sum(step.key in status.failed for step in missing)
-        each = measured.get(stage)
-        spent = ("not measured yet", "") if each is None else (f"{each:.1f}", f"{each * len(missing):.0f} s")
-        numbers = (len(steps), len(steps) - len(missing), len(missing), failed)
-        table.add_row(stage, *map(str, numbers), *(spent if missing else ("", "")))
+        if steps:
+            missing = [step for step in steps if step.key not in status.done]
+            failed = sum(step.key in status.failed for step in missing)
+            left = stage_seconds(budget.costs[stage]) if missing else ""
+            numbers = (len(steps), len(steps) - len(missing), len(missing), failed)
+            table.add_row(stage, *map(str, numbers), left)
     console.print(table)
+    _print_cells(plan, status, console)
+    lines = [f"confounded: {line}" for line in find_confounding(plan.cells)]
+    if status.missing:
+        lines += ["The missing part is expected to take (an estimate):"]
+    foreseen = foresee_difference(plan, _reported(plan, status))
+    lines += budget_lines(budget, plan.settings.budget, foreseen)
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
+
+
+def _reported(plan: Plan, status: Status) -> list[CellResult]:
+    from neft_lab.selection import select_best
+
+    rows = load_results(plan, status) if status.done else []
+    selection = select_best(rows, plan.sweep) if rows else None
+    return rows if selection is None else selection.winners
+
+
+def _print_cells(plan: Plan, status: Status, console: Console) -> None:
     for cell in plan.cells[:40]:
         states = [f"{stage} {status.of(plan.steps[key])}" for stage, key in (cell.keys or {}).items()]
         label = ", ".join(f"{name}={value}" for name, value in cell.axes.items()) or "run"
         mark = " (baseline, added)" if cell.added else ""
-        console.print(Text(f"{label}{mark}: {', '.join(states)}"), soft_wrap=True)
+        tried = f" (a try of {', '.join(cell.arms)})" if cell.arms else ""
+        console.print(Text(f"{label}{mark}{tried}: {', '.join(states)}"), soft_wrap=True)
     if len(plan.cells) > 40:
         console.print(f"... and {len(plan.cells) - 40} more cells, all in plan.json", highlight=False)
     for key, error in status.failed.items():
         step = plan.steps[key]
         console.print(Text(f"{step.stage} {step.name} failed last time: {error.get('message')}", style="red"))
-
-
-def measured_seconds(store: Store) -> dict[str, float]:
-    """Mean seconds of the finished steps of each stage in a results folder."""
-    seconds: dict[str, list[float]] = {}
-    for (stage, _), folder in store.done().items():
-        seconds.setdefault(stage, []).append(read_json(folder / "record.json")["seconds"])
-    return {stage: sum(values) / len(values) for stage, values in seconds.items()}
 
 
 def print_explanation(plan: Plan, status: Status, store: Store, console: Console) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +34,10 @@ def read_items(row: CellResult, metric: str) -> Items | None:
     """The items behind a metric of a cell; None where it has none or its step is not done."""
     for name, (stage, reader) in READERS.items():
         if metric == name and stage in row.folders:
-            return reader(row.folders[stage])
+            items = reader(row.folders[stage])
+            if row.choosing_share is None or stage not in OF_ANSWERS:
+                return items
+            return keep_items(items, share=row.choosing_share, choosing=False)
     if "leaderboard" in row.folders and metric in row.metrics:
         return _documents(row.folders["leaderboard"], metric)
     return None
@@ -54,10 +58,30 @@ def _lengths(folder: Path) -> Items:
 
 def _losses(name: str) -> Callable[[Path], Items]:
     def read(folder: Path) -> Items:
-        losses: list[float] = read_json(folder / "losses.json")[name]
-        return Items([f"{name}/{number}" for number in range(len(losses))], losses, scale=1.0)
+        losses = read_json(folder / "losses.json")[name]
+        return Items([f"{name}/{number}" for number in range(len(losses))], _holed(losses), scale=1.0)
 
     return read
+
+
+def _texts(name: str) -> Callable[[Path], Items]:
+    def read(folder: Path) -> Items:
+        rows = read_json(folder / "texts.json")
+        return Items([row["instruction"] for row in rows], _holed([row[name] for row in rows]), scale=1.0)
+
+    return read
+
+
+def _likeness(name: str) -> Callable[[Path], Items]:
+    def read(folder: Path) -> Items:
+        rows = read_json(folder / "training_answers.json")
+        return Items([f"train_rows/{row['row']}" for row in rows], [row[name] for row in rows], scale=1.0)
+
+    return read
+
+
+def _holed(values: Sequence[float | None]) -> list[float]:
+    return [math.nan if value is None else value for value in values]
 
 
 READERS: dict[str, tuple[str, Callable[[Path], Items]]] = {
@@ -65,7 +89,71 @@ READERS: dict[str, tuple[str, Callable[[Path], Items]]] = {
     "output_characters": ("generate", _lengths),
     "held_out_loss": ("analyze", _losses("held_out")),
     "train_rows_loss": ("analyze", _losses("train_rows")),
+    "training_rouge_l": ("analyze", _likeness("rouge_l")),
+    "training_bleu": ("analyze", _likeness("bleu")),
+    "mean_characters": ("describe", _texts("characters")),
+    "output_words": ("describe", _texts("words")),
+    "repeated_bigrams": ("describe", _texts("repetition")),
+    "log_diversity": ("describe", _texts("diversity_intended")),
+    "log_diversity_published": ("describe", _texts("diversity_published")),
+    "reference_rouge_l": ("describe", _texts("rouge_l")),
+    "reference_bleu": ("describe", _texts("bleu")),
 }
+
+
+OF_ANSWERS = ("generate", "describe", "judge")
+"""Stages whose items are labelled by the instruction that was answered."""
+
+
+def keep_items(items: Items, *, share: float, choosing: bool) -> Items:
+    """Only the items of the instructions that choose among tries, or only those of the others."""
+    kept = [chooses(label, share=share) == choosing for label in items.labels]
+    return replace(
+        items,
+        labels=[label for label, keep in zip(items.labels, kept, strict=True) if keep],
+        scores=[score for score, keep in zip(items.scores, kept, strict=True) if keep],
+    )
+
+
+def chooses(instruction: str, *, share: float) -> bool:
+    """Whether an instruction is one of the ``share`` that chooses: told from its text, so the same for every cell."""
+    digest = hashlib.sha256(instruction.encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+@dataclass(frozen=True)
+class LengthPair:
+    """Two verdicts on one instruction against the same reference, with the lengths in characters behind them."""
+
+    preference: float | None
+    length: int
+    baseline_preference: float | None
+    baseline_length: int
+    reference_length: int
+
+
+def read_length_pair(row: CellResult, base: CellResult) -> dict[str, LengthPair] | None:
+    """By instruction, what two judged cells say of it; None where one is not judged or the references differ."""
+    if "judge" not in row.folders or "judge" not in base.folders:
+        return None
+    ours, theirs = (_annotations(one) for one in (row, base))
+    shared = [text for text in ours if text in theirs]
+    if any(ours[text]["output_1"] != theirs[text]["output_1"] for text in shared):
+        return None
+    return {
+        text: LengthPair(
+            ours[text]["preference"], len(ours[text]["output_2"]), theirs[text]["preference"],
+            len(theirs[text]["output_2"]), len(ours[text]["output_1"]),
+        )
+        for text in shared
+    }  # fmt: skip
+
+
+def _annotations(row: CellResult) -> dict[str, dict[str, Any]]:
+    rows = {one["instruction"]: one for one in read_json(row.folders["judge"] / "annotations.json")}
+    if row.choosing_share is None:
+        return rows
+    return {text: one for text, one in rows.items() if not chooses(text, share=row.choosing_share)}
 
 
 def _documents(folder: Path, metric: str) -> Items | None:

@@ -1,13 +1,44 @@
-"""Short names for cells, arms and axes, as figures and the report print them."""
+"""Short names for cells, arms, axes and metrics, as tables, figures and the report print them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from neft_lab.results import shown
 
 AXES = {"noise.alpha": "noise scale α"}
+
+
+METRICS = {
+    "win_rate": "win rate %",
+    "length_controlled_win_rate": "length-controlled win rate %",
+    "output_characters": "output characters",
+    "mean_characters": "output characters",
+    "output_words": "output words",
+    "output_tokens": "output tokens",
+    "cut_share": "cut at the limit %",
+    "repeated_bigrams": "repeated 2-grams %",
+    "log_diversity": "log-diversity",
+    "log_diversity_published": "log-diversity as published",
+    "reference_rouge_l": "ROUGE-L against the reference %",
+    "reference_bleu": "BLEU against the reference %",
+    "training_rouge_l": "ROUGE-L on training prompts %",
+    "training_bleu": "BLEU on training prompts %",
+    "held_out_loss": "held-out loss, nats",
+    "train_rows_loss": "training-row loss, nats",
+    "mmlu": "MMLU %",
+    "mmlu_weighted": "MMLU by document %",
+    "arc_challenge": "ARC-Challenge %",
+    "hellaswag": "HellaSwag %",
+    "truthfulqa_mc2": "TruthfulQA mc2 %",
+}
+
+
+def title_of(metric: str) -> str:
+    """What a metric is called, with its unit."""
+    return METRICS.get(metric, metric.replace("_", " "))
 
 
 def axis_title(name: str) -> str:
@@ -32,7 +63,12 @@ def short_labels(points: Sequence[Mapping[str, Any]]) -> list[str]:
     return [short_label(point, axes) or "run" for point in points]
 
 
+def plain_value(text: str) -> str:
+    """An axis value as people read it: of a path, the file's name without its ending."""
+    return PurePath(text).stem if "/" in text else text
+
+
 def _value(name: str, value: Any) -> str:
     if isinstance(value, str):
-        return value
+        return plain_value(value)
     return f"{'α' if name == 'noise.alpha' else axis_title(name)} {shown(value)}"

@@ -83,16 +83,23 @@ def sample_noise(
 
 
 def example_generators(
-    example_ids: Iterable[int | str], *, seed: int, epoch: int, draw: int = 0, device: torch.device | str
+    example_ids: Iterable[int | str],
+    *,
+    seed: int,
+    epoch: int,
+    draw: int = 0,
+    device: torch.device | str,
+    stream: str | None = None,
 ) -> list[torch.Generator]:
     """Return one generator per example, seeded by (seed, example id, epoch, draw) and nothing else.
 
     draw tells apart several micro-batches with the same example within one epoch; frozen noise keeps
-    ``epoch=0``. Equal generators give equal numbers on one device type. The seed has 63 bits, of which
-    torch's CPU generator uses 32: there a few of some hundred thousand streams may coincide.
+    ``epoch=0``. stream: a name for draws beside the noise, so that they do not repeat its numbers. Equal
+    generators give equal numbers on one device type. The seed has 63 bits, of which torch's CPU generator
+    uses 32: there a few of some hundred thousand streams may coincide.
     """
     return [
-        torch.Generator(device=device).manual_seed(_stream_seed(example_id, seed, epoch, draw))
+        torch.Generator(device=device).manual_seed(_stream_seed(example_id, seed, epoch, draw, stream))
         for example_id in example_ids
     ]
 
@@ -109,6 +116,10 @@ class Examples:
     owners: Tensor
     lengths: Tensor
     row_length: int
+
+    def split(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Views of the rows (n, ...) of each example, in order."""
+        return torch.split(rows, self.lengths.tolist())
 
 
 def locate_examples(attention_mask: Tensor, segment_ids: Tensor | None = None) -> Examples:
@@ -130,9 +141,10 @@ def locate_examples(attention_mask: Tensor, segment_ids: Tensor | None = None) -
     return Examples(positions, owners, lengths, row_length=attention_mask.shape[1])
 
 
-def _stream_seed(example_id: int | str, seed: int, epoch: int, draw: int) -> int:
+def _stream_seed(example_id: int | str, seed: int, epoch: int, draw: int, stream: str | None) -> int:
     name = example_id if isinstance(example_id, str) else operator.index(example_id)
-    text = json.dumps([operator.index(seed), name, operator.index(epoch), operator.index(draw)])
+    parts = [operator.index(seed), name, operator.index(epoch), operator.index(draw)]
+    text = json.dumps(parts if stream is None else [*parts, stream])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
@@ -168,7 +180,7 @@ def _draw_units(
 ) -> Tensor:
     """Unit draws (n, d) in float32 on the generators' device, each example from its own generator."""
     units = torch.empty(len(examples.positions), width, device=generators[0].device)
-    for rows, generator in zip(_by_example(units, examples), generators, strict=True):
+    for rows, generator in zip(examples.split(units), generators, strict=True):
         if kind is NoiseKind.uniform:
             rows.uniform_(-1, 1, generator=generator)
         elif kind is NoiseKind.gaussian:
@@ -209,8 +221,4 @@ def _embedding_rms(embeddings: Tensor, examples: Examples) -> Tensor:
     """Root mean square (k,) over tokens and coordinates of each example's embeddings."""
     rows = embeddings.detach().flatten(0, 1)[examples.positions.to(embeddings.device)]
     rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-    return torch.stack([part.square().mean().sqrt() for part in _by_example(rows, examples)])
-
-
-def _by_example(rows: Tensor, examples: Examples) -> tuple[Tensor, ...]:
-    return torch.split(rows, examples.lengths.tolist())
+    return torch.stack([part.square().mean().sqrt() for part in examples.split(rows)])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from neft_lab.config import UserError, nearest
+from neft_lab.config.dataset import TEMPLATES
 
 ALPACA_WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
@@ -25,6 +27,8 @@ VICUNA_SYSTEM = (
 )
 """FastChat's system sentence of template vicuna_v1.1."""
 
+CHATML_END = "<|im_end|>"
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -37,53 +41,60 @@ class Turn:
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of training text; ``learned`` says whether its tokens carry loss."""
+    """A stretch of training text: of the template, ``given`` by the row as instruction or input, or ``learned``."""
 
     text: str
-    learned: bool
+    given: bool = False
+    learned: bool = False
 
 
 def render_prompt(template: str, instruction: str, input: str = "") -> str:
     """The text a model is given before it answers one instruction."""
-    if template == "alpaca":
-        return _fill_alpaca(instruction, input)
-    if template == "vicuna":
-        return f"{VICUNA_SYSTEM} USER: {_joined(instruction, input)} ASSISTANT:"
-    if template == "chatml":
-        return f"<|im_start|>user\n{_joined(instruction, input)}<|im_end|>\n<|im_start|>assistant\n"
-    raise UserError(f"template '{template}' is unknown; {nearest(template, TEMPLATES)}")
+    return "".join(segment.text for segment in _prompt(template, Turn(instruction, "", input), first=True))
 
 
-def render_training(template: str, turns: Sequence[Turn], eos: str) -> list[Segment]:
-    """A conversation as training segments: prompts not learned, responses with their end mark learned."""
-    if template == "alpaca":
-        if len(turns) != 1:
-            raise UserError(
-                f"template 'alpaca' takes one turn, got {len(turns)}; use dataset.template=vicuna"
-            )
-        first = turns[0]
-        return [Segment(_fill_alpaca(first.prompt, first.input), False), Segment(first.response + eos, True)]
-    segments = []
+def render_training(template: str, turns: Sequence[Turn], eos: str, *, prefix: str = "") -> list[Segment]:
+    """A conversation as training segments; each response carries its end mark.
+
+    ``prefix`` stands between prompt and response and is not learned. A blank that a template puts before a text
+    belongs to that text, since tokenizers join it to the word that follows.
+    """
+    if template == "alpaca" and len(turns) != 1:
+        raise UserError(f"template 'alpaca' takes one turn, got {len(turns)}; use dataset.template=vicuna")
+    segments: list[Segment] = []
     for number, turn in enumerate(turns):
-        prompt = render_prompt(template, turn.prompt, turn.input)
-        if template == "vicuna":
-            prompt = prompt if number == 0 else f"USER: {_joined(turn.prompt, turn.input)} ASSISTANT:"
-            segments += [Segment(prompt, False), Segment(f" {turn.response}{eos}", True)]
-        else:
-            segments += [Segment(prompt, False), Segment(f"{turn.response}<|im_end|>\n", True)]
+        *opening, last = _prompt(template, turn, first=number == 0)
+        before, after = RESPONSES[template]
+        response = Segment(before + turn.response + after.format(eos=eos), learned=True)
+        segments += [*opening, Segment(last.text + prefix), response]
     return segments
 
 
-TEMPLATES = ("alpaca", "vicuna", "chatml")
+RESPONSES = {"alpaca": ("", "{eos}"), "vicuna": (" ", "{eos}"), "chatml": ("", f"{CHATML_END}\n")}
+"""What stands before and after a response."""
 
 
-def _fill_alpaca(instruction: str, input: str) -> str:
-    # one replacement each, and the instruction last: a text that holds a placeholder must not be filled in turn
-    if input:
-        head, tail = ALPACA_WITH_INPUT.split("{input}")
-        return head.replace("{instruction}", instruction, 1) + input + tail
-    return ALPACA.replace("{instruction}", instruction, 1)
+def _prompt(template: str, turn: Turn, *, first: bool) -> list[Segment]:
+    """The segments of one question; the last one is of the template."""
+    if template == "alpaca":
+        return _fill(ALPACA_WITH_INPUT if turn.input else ALPACA, turn)
+    if template == "vicuna":
+        system = f"{VICUNA_SYSTEM} " if first else ""
+        return [Segment(f"{system}USER:"), Segment(f" {_joined(turn)}", given=True), Segment(" ASSISTANT:")]
+    if template == "chatml":
+        given = Segment(_joined(turn), given=True)
+        return [Segment("<|im_start|>user\n"), given, Segment(f"{CHATML_END}\n<|im_start|>assistant\n")]
+    raise UserError(f"template '{template}' is unknown; {nearest(template, TEMPLATES)}")
 
 
-def _joined(instruction: str, input: str) -> str:
-    return f"{instruction}\n\n{input}" if input else instruction
+def _fill(template: str, turn: Turn) -> list[Segment]:
+    # cut before it is filled: a text that holds a placeholder must not be filled in turn
+    pieces = {"{instruction}": turn.prompt, "{input}": turn.input}
+    return [
+        Segment(pieces.get(piece, piece), given=piece in pieces)
+        for piece in re.split(r"(\{instruction\}|\{input\})", template)
+    ]
+
+
+def _joined(turn: Turn) -> str:
+    return f"{turn.prompt}\n\n{turn.input}" if turn.input else turn.prompt

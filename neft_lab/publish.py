@@ -4,46 +4,37 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from neft_lab import tables
-from neft_lab.answer import answer_sentence, warnings_of
-from neft_lab.claims import DESCRIBED, Arm, Comparison, compare, detectable_difference, make_arms
-from neft_lab.config import SweepConfig
+from neft_lab import tables, typeset
+from neft_lab.answer import warnings_of
+from neft_lab.claims import DESCRIBED
 from neft_lab.execute import Status
+from neft_lab.findings import TASKS, Findings, find
+from neft_lab.paper import write_paper
 from neft_lab.paths import PACKAGE_DIR
 from neft_lab.plan import Plan
-from neft_lab.results import CellResult, load_results, metric_names
+from neft_lab.results import CellResult
 from neft_lab.store import write_text
 from neft_lab.tracking import TrackedSweep, make_tracker
+from neft_lab.tracking.answers import answer_table
+from neft_lab.tracking.flat import slug
 
-TASKS = ("mmlu", "arc_challenge", "hellaswag", "truthfulqa_mc2")
+CURVES = ("win_rate", "length_controlled_win_rate", "output_characters", "repeated_bigrams", "held_out_loss")
+"""What is drawn against the axis of a sweep, after its primary metric."""
 STAMP = ".published"
-
-
-@dataclass(frozen=True)
-class Findings:
-    """All that is said of a sweep, computed once."""
-
-    rows: list[CellResult]
-    metrics: list[str]
-    arms: list[Arm]
-    comparisons: list[Comparison]
-    tables: list[tables.Table]
-    answer: str
-    detectable: str
-    points: float | None
 
 
 def publish(plan: Plan, status: Status, folder: Path, console: Console) -> None:
     """Write everything below the sweep's folder, print the ablation table, and hand it to the tracker."""
     found = find(plan, status)
     _write_tables(found, folder)
+    if found.published:
+        write_paper(plan, found.published, folder)
     stamp = folder / STAMP
     digest = _content_digest(folder, found.rows)
     if not stamp.is_file() or stamp.read_text(encoding="utf-8") != digest:
@@ -52,38 +43,20 @@ def publish(plan: Plan, status: Status, folder: Path, console: Console) -> None:
     _print(plan, found, folder, console)
     figures = [(path.stem, path) for path in sorted((folder / "figures").glob("*.svg"))]
     tracker = make_tracker(plan.settings.tracker, Path(plan.settings.results_dir))
-    tracker.track(TrackedSweep(plan.name, found.rows, found.tables, figures, plan.sweep.primary,
+    answers = {row.label: table for row in found.rows if (table := answer_table(row)) is not None}
+    tracker.track(TrackedSweep(plan.name, found.rows, found.tables, figures, plan.sweep.primary, answers,
                                detectable_difference=found.points))  # fmt: skip
 
 
-def find(plan: Plan, status: Status) -> Findings:
-    """Rows to arms, comparisons, tables and the answer."""
-    rows = load_results(plan, status)
-    metrics = metric_names(rows, first=plan.sweep.primary)
-    arms = make_arms(rows, metrics)
-    comparisons = compare(rows, plan.sweep, _compared(metrics, plan.sweep))
-    shown = [tables.ablation_table(arms, plan.sweep, metrics)]
-    if comparisons:
-        shown.append(tables.difference_table(comparisons))
-    if any("mean_noise_norm" in row.metrics for row in rows):
-        shown.append(tables.dose_table(arms))
-    smallest = detectable_difference(rows, plan.sweep)
-    return Findings(
-        rows, metrics, arms, comparisons, shown, answer_sentence(comparisons, plan.sweep, rows),
-        f"Smallest difference it could have seen: {smallest}." if smallest else "", smallest.points if smallest else None,
-    )  # fmt: skip
-
-
-def _compared(metrics: Sequence[str], sweep: SweepConfig) -> list[str]:
-    wanted = [sweep.primary, "win_rate", *DESCRIBED, *TASKS]
-    return [name for name in dict.fromkeys(wanted) if name in metrics]
-
-
 def _write_tables(found: Findings, folder: Path) -> None:
+    """All tables on one page of Markdown and one of LaTeX, the sweep's own as table.csv, the others beside it."""
     write_text(folder / "leaderboard.csv", tables.leaderboard_csv(found.rows, found.metrics))
-    write_text(folder / "table.md", tables.to_markdown(found.tables))
-    write_text(folder / "table.tex", tables.to_latex(found.tables[0]))
-    write_text(folder / "table.csv", tables.to_csv(found.tables[0]))
+    write_text(folder / "table.md", typeset.to_markdown(found.tables))
+    write_text(folder / "table.tex", typeset.to_latex(found.tables))
+    first, *others = found.tables
+    write_text(folder / "table.csv", typeset.to_csv(first))
+    for table in others:
+        write_text(folder / "tables" / f"{slug(table.title).lower()}.csv", typeset.to_csv(table))
 
 
 def draw(plan: Plan, found: Findings, folder: Path) -> None:
@@ -94,19 +67,23 @@ def draw(plan: Plan, found: Findings, folder: Path) -> None:
     from neft_lab.report.reader import collect_reader
 
     axis = plan.sweep.table.rows or "noise.alpha"
-    curves = [name for name in ("win_rate", "length_controlled_win_rate", "output_characters", "held_out_loss")
-              if name in found.metrics]  # fmt: skip
+    curves = [name for name in dict.fromkeys([plan.sweep.primary, *CURVES]) if name in found.metrics]
     drawn = draw_figures(found.arms, found.comparisons, axis=axis, metrics=curves,
                          tasks=[name for name in TASKS if name in found.metrics])  # fmt: skip
     for figure in drawn:
         write_figure(figure, folder / "figures")
     report = Report(
         name=plan.name, question=plan.sweep.question, command=_command(plan), answer=found.answer,
-        tables=found.tables[:1], figures=[one for one in drawn if not one.name.startswith("differences")],
-        comparisons=found.comparisons, facts=collect_facts(found.rows), reader=collect_reader(found.rows),
-        warnings=warnings_of(found.comparisons, found.rows), detectable=found.detectable,
+        tables=found.shown, paper=found.paper, figures=[one for one in drawn if not one.name.startswith("differences")],
+        comparisons=found.comparisons, facts=collect_facts(found.rows), reader=collect_reader(found.reported),
+        warnings=warnings_of([one for one in found.comparisons if _claims(one.metric, plan)], found.rows), detectable=found.detectable,
     )  # fmt: skip
     write_report(report, folder / "report.html")
+
+
+def _claims(metric: str, plan: Plan) -> bool:
+    """Whether anything is claimed about a metric; what is only described has its remarks in the table."""
+    return metric == plan.sweep.primary or metric not in DESCRIBED
 
 
 def _command(plan: Plan) -> str:
@@ -114,10 +91,10 @@ def _command(plan: Plan) -> str:
 
 
 def _print(plan: Plan, found: Findings, folder: Path, console: Console) -> None:
-    console.print(tables.to_rich(found.tables[0]))
+    console.print(typeset.to_rich(found.tables[0]))
     primary = [one for one in found.comparisons if one.metric == plan.sweep.primary]
     if primary:
-        console.print(tables.to_rich(tables.primary_table(primary)))
+        console.print(typeset.to_rich(tables.primary_table(primary)))
     for line in (found.answer, found.detectable, f"report: {folder / 'report.html'}"):
         if line:
             console.print(Text(line), soft_wrap=True)

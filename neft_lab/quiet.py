@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import io
 import logging
 import os
+from contextlib import redirect_stdout
+from types import ModuleType
 
 
 def quiet_libraries() -> None:
@@ -13,6 +17,12 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     for name in ("bitsandbytes", "httpx", "huggingface_hub", "datasets", "lm_eval", "openai"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def import_quietly(module: str) -> ModuleType:
+    """Import a module; what libraries print meanwhile (transformers: that W&B is offline) is nobody's news."""
+    with redirect_stdout(io.StringIO()):
+        return importlib.import_module(module)
 
 
 def quiet_transformers() -> None:

@@ -29,6 +29,10 @@ class CellResult:
     folders: dict[str, Path] = field(default_factory=dict)
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
     holes: dict[str, str] = field(default_factory=dict)
+    arms: tuple[str, ...] = ()
+    """The tuned arms (``sweep.select``) of which this is a try."""
+    choosing_share: float | None = None
+    """The share of the instructions that chose this cell and do not count in what it reports; None: all count."""
 
     @property
     def label(self) -> str:
@@ -48,7 +52,7 @@ def load_results(plan: Plan, status: Status) -> list[CellResult]:
 
 
 def _cell_result(cell: Cell, plan: Plan, status: Status, records: dict[str, dict[str, Any]]) -> CellResult:
-    row = CellResult(cell.axes, cell.baseline, cell.added, dict(cell.keys or {}), cell.config)
+    row = CellResult(cell.axes, cell.baseline, cell.added, dict(cell.keys or {}), cell.config, arms=cell.arms)
     for stage, key in row.keys.items():
         if key in status.done:
             if key not in records:

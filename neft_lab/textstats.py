@@ -11,7 +11,8 @@ from itertools import pairwise
 from neft_lab.statistics import Estimate, win_rate
 
 LENGTH_BANDS = (0.0, 300.0, 600.0, 1000.0, 2000.0, math.inf)
-_MOST_DIVERSE = math.exp(-20)  # a text without any repeat scores 20, not infinity
+MOST_DIVERSE = 20.0
+"""The log-diversity of a text without any repeat, in place of infinity."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,23 @@ class TextSummary:
 
 
 @dataclass(frozen=True)
+class TextMeasures:
+    """What one output looks like; None where it is too short, or has no reference.
+
+    words: whitespace-separated tokens. repetition: repeated 2-grams of the first chunk, percent. rouge_l, bleu: against
+    the reference, percent.
+    """
+
+    characters: int
+    words: int
+    repetition: float | None
+    diversity_published: float | None
+    diversity_intended: float | None
+    rouge_l: float | None
+    bleu: float | None
+
+
+@dataclass(frozen=True)
 class LengthBand:
     """Win rate over the outputs whose length in characters lies in [low, high)."""
 
@@ -47,17 +65,34 @@ def describe(outputs: Sequence[str], *, chunk: int) -> TextSummary:
 
     The paper's chunks: 50, 100, 150, 150 for alpaca, evol_instruct, sharegpt, open_platypus.
     """
-    rates = [rate for text in outputs if (rate := _repetition_rates(text, chunk)) is not None]
+    rows = [measure(text, chunk=chunk) for text in outputs]
+    kept = [row.diversity_intended for row in rows if row.diversity_intended is not None]
     return TextSummary(
-        characters=_mean([len(text) for text in outputs]),
-        tokens=_mean([len(text.split()) for text in outputs]),
+        characters=_mean([row.characters for row in rows]),
+        tokens=_mean([row.words for row in rows]),
         chunk=chunk,
         n=len(outputs),
-        kept=len(rates),
-        repetition=_mean([100 * rate[0] for rate in rates]),
-        diversity_published=_mean([_log_diversity(rate, as_published=True) for rate in rates]),
-        diversity_intended=_mean([_log_diversity(rate, as_published=False) for rate in rates]),
-        without_repeats=sum(not any(rate) for rate in rates),
+        kept=len(kept),
+        repetition=_mean([row.repetition for row in rows if row.repetition is not None]),
+        diversity_published=_mean(
+            [row.diversity_published for row in rows if row.diversity_published is not None]
+        ),
+        diversity_intended=_mean(kept),
+        without_repeats=sum(value == MOST_DIVERSE for value in kept),
+    )
+
+
+def measure(text: str, *, chunk: int, reference: str | None = None) -> TextMeasures:
+    """Measure one output; ``chunk`` as for ``describe``, ``reference`` is the answer it is compared with."""
+    rates = _repetition_rates(text, chunk)
+    return TextMeasures(
+        characters=len(text),
+        words=len(text.split()),
+        repetition=None if rates is None else 100 * rates[0],
+        diversity_published=None if rates is None else _log_diversity(rates, as_published=True),
+        diversity_intended=None if rates is None else _log_diversity(rates, as_published=False),
+        rouge_l=None if reference is None else 100 * rouge_l(text, reference),
+        bleu=None if reference is None else 100 * bleu(text, reference),
     )
 
 
@@ -70,8 +105,7 @@ def output_characters(outputs: Sequence[str]) -> int:
 
 def repetition(text: str, *, chunk: int) -> float | None:
     """Share of repeated 2-grams among the first `chunk` whitespace tokens, percent; None if there are fewer tokens."""
-    rates = _repetition_rates(text, chunk)
-    return None if rates is None else 100 * rates[0]
+    return measure(text, chunk=chunk).repetition
 
 
 def log_diversity(text: str, *, chunk: int, as_published: bool) -> float | None:
@@ -80,8 +114,8 @@ def log_diversity(text: str, *, chunk: int, as_published: bool) -> float | None:
     -ln(1 - D), D the product of 1 - r over 2-, 3- and 4-grams, r the share of repeats. The paper's code divides r, a
     fraction already, by 100 once more: `as_published` does so too, for comparison with its numbers only.
     """
-    rates = _repetition_rates(text, chunk)
-    return None if rates is None else _log_diversity(rates, as_published=as_published)
+    found = measure(text, chunk=chunk)
+    return found.diversity_published if as_published else found.diversity_intended
 
 
 def rouge_l(output: str, truth: str) -> float:
@@ -102,10 +136,10 @@ def truncated_share(ended: Sequence[bool]) -> float:
 
 
 def win_rate_by_length(
-    preferences: Sequence[float | None], outputs: Sequence[str], *, bands: Sequence[float] = LENGTH_BANDS
+    preferences: Sequence[float | None], characters: Sequence[float], *, bands: Sequence[float] = LENGTH_BANDS
 ) -> list[LengthBand]:
     """Win rate within bands of the output's own length; `bands` are the edges in characters, rising."""
-    pairs = list(zip(preferences, map(len, outputs), strict=True))
+    pairs = list(zip(preferences, characters, strict=True))
     return [
         LengthBand(low, high, win_rate([preference for preference, length in pairs if low <= length < high]))
         for low, high in pairwise(bands)
@@ -132,8 +166,8 @@ def _repetition_rates(text: str, chunk: int) -> tuple[float, float, float] | Non
 
 def _log_diversity(rates: tuple[float, float, float], *, as_published: bool) -> float:
     divisor = 100 if as_published else 1
-    diversity = math.prod(1 - rate / divisor for rate in rates)
-    return -math.log(max(1 - diversity, _MOST_DIVERSE))
+    repeated = 1 - math.prod(1 - rate / divisor for rate in rates)
+    return MOST_DIVERSE if repeated <= math.exp(-MOST_DIVERSE) else -math.log(repeated)
 
 
 def _mean(values: Sequence[float]) -> float:

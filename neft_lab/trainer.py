@@ -21,16 +21,17 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from neft_lab.attention import settle_packing
 from neft_lab.config import FinetuneConfig, Layout, LossAverage, NoisePlace
 from neft_lab.datasets import Example
 from neft_lab.interventions import Interventions
 from neft_lab.packing import MicroBatch, pack, pad, plan_packed, plan_padded
+from neft_lab.processes import Resumable, check_sharing, find_resumable, read_counts
+from neft_lab.processes.checkpoints import COUNTS
 from neft_lab.progress import Progress
 from neft_lab.regularizers import label_weights, token_losses
-from neft_lab.store import read_json, sync_folder, write_json
+from neft_lab.store import sync_folder, write_json
 
 PARTIAL = "partial"
 EXPLODED = 100.0
@@ -99,13 +100,14 @@ class NoisyTrainer(Trainer):
         self._copies = 2 if interventions.noise_config.symmetric or config.doubled_batch else 1
         bare = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         self._keeps = "logits_to_keep" in inspect.signature(bare.forward).parameters
-        self._told = config.layout is Layout.packed and settle_packing(bare)
+        self._told = config.layout is Layout.packed and settle_packing(bare, autocast=self.args.bf16)
         self.attention = str(bare.config._attn_implementation)
         """Which attention the model computes with."""
         self.tokens_per_second = 0.0
         """Real tokens per second, from the start or the last resume to the end."""
         self._saving: Path | None = None
         self.remove_callback(PrinterCallback)
+        self._progress = progress
         self.add_callback(Telling(progress, self))
 
     def get_train_dataloader(self) -> Any:
@@ -128,11 +130,12 @@ class NoisyTrainer(Trainer):
         }  # fmt: skip
 
     def counts(self) -> dict[str, float]:
-        """How much was trained, over all processes; micro-batches are this process's."""
+        """How much was trained, over all processes; a collective call."""
+        mine = torch.tensor(self.micro_batches, device=self.args.device)
         return {
             "train_steps": self.state.global_step,
             "train_tokens": self.tokens,
-            "micro_batches": self.micro_batches,
+            "micro_batches": int(self.accelerator.reduce(mine)),
         }
 
     def training_step(
@@ -250,7 +253,10 @@ class NoisyTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             written = root / PARTIAL / name
             counts = {"micro_batches": self.micro_batches, "tokens": self.tokens}
-            write_json(written / self._noise_file, {**counts, **self.interventions.state_dict()})
+            write_json(
+                written / COUNTS.format(rank=self.accelerator.process_index),
+                {**counts, **self.interventions.state_dict()},
+            )
             self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             sync_folder(root / PARTIAL)
@@ -259,10 +265,6 @@ class NoisyTrainer(Trainer):
                 if older.name != name:
                     shutil.rmtree(older)
         self.accelerator.wait_for_everyone()
-
-    @property
-    def _noise_file(self) -> str:
-        return f"noise-{self.accelerator.process_index}.json"
 
     @contextmanager
     def _elsewhere(self, folder: Path) -> Iterator[None]:
@@ -275,21 +277,43 @@ class NoisyTrainer(Trainer):
         finally:
             self._saving = None
 
+    def _find_checkpoint(self) -> Resumable | None:
+        """The last one that this trainer can read; whole and sharded weights are stored differently."""
+        found = find_resumable(Path(self.args.output_dir))
+        if found is None:
+            return None
+        fits = found.sharded == self.config.sharded
+        if not fits or found.processes != self.args.world_size:
+            self._progress.event(
+                kind="resume", checkpoint=found.folder.name, set_aside=not fits, sharded=found.sharded,
+                processes_before=found.processes, processes=self.args.world_size,
+            )  # fmt: skip
+        self.accelerator.wait_for_everyone()
+        if not fits and self.accelerator.is_main_process:
+            found.set_aside()
+        self.accelerator.wait_for_everyone()
+        return found if fits else None
+
+    def check_sharing(self) -> None:
+        """Raise RuntimeError unless the processes share the training as the configuration asks."""
+        check_sharing(
+            self.model_wrapped, self.config, processes=self.args.world_size, sharded=self.is_fsdp_enabled
+        )
+
     def train_or_resume(self) -> None:
         """Train to the end, from the last whole checkpoint where there is one.
 
         Raises TrainingDiverged, and RuntimeError where noise, dropout or FreeLB was asked for and some
         pass had none.
         """
-        root = Path(self.args.output_dir)
-        last = get_last_checkpoint(str(root)) if root.is_dir() else None
+        last = self._find_checkpoint()
         if last is not None:
-            state = read_json(Path(last) / self._noise_file)
+            state = read_counts(last, rank=self.accelerator.process_index, processes=self.args.world_size)
             self.micro_batches, self.tokens = state.pop("micro_batches"), state.pop("tokens")
             self.interventions.load_state_dict(state)
         before, started = self.tokens, time.perf_counter()
         with self.interventions:
-            self.train(resume_from_checkpoint=last)
+            self.train(resume_from_checkpoint=None if last is None else str(last.folder))
         self.tokens_per_second = (self.tokens - before) / (time.perf_counter() - started)
         self.interventions.check(self.micro_batches)
 
@@ -319,6 +343,7 @@ class Telling(TrainerCallback):
         self._trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        self._trainer.check_sharing()
         self._progress.start(state.max_steps, unit="optimizer step", done=state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:

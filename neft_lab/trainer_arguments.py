@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 from transformers import TrainingArguments
 
@@ -15,7 +16,7 @@ def training_arguments(
 ) -> TrainingArguments:
     """Arguments for a Trainer whose batch is a whole optimizer step; checkpoints go to ``folder``."""
     total = config.max_steps or math.ceil(config.epochs * math.ceil(rows / config.batch))
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=config.epochs,
         max_steps=config.max_steps or -1,
@@ -28,7 +29,7 @@ def training_arguments(
         max_grad_norm=config.clip,
         optim=optimizer_name(config, device),
         bf16=computes_in_bf16(config, device),
-        activation_checkpointing=config.gradient_checkpointing,
+        activation_checkpointing=config.gradient_checkpointing and not config.sharded,
         torch_compile=config.compile,
         ddp_find_unused_parameters=False,
         save_strategy="steps",
@@ -42,7 +43,23 @@ def training_arguments(
         use_cpu=device == "cpu",
         seed=seed,
         data_seed=seed,
+        **(_sharding(config) if config.sharded else {}),
     )
+    # else one process would split its batches over all GPUs that it sees
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def _sharding(config: FinetuneConfig) -> dict[str, Any]:
+    """FSDP2: every decoder layer a unit, whose checkpointing is FSDP's own; checkpoints stay in shards."""
+    return {
+        "fsdp": True,
+        "fsdp_config": {
+            "version": 2,
+            "state_dict_type": "SHARDED_STATE_DICT",
+            "activation_checkpointing": config.gradient_checkpointing,
+        },
+    }
 
 
 def optimizer_name(config: FinetuneConfig, device: str) -> str:

@@ -32,3 +32,20 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     """Tests neither read nor write the user's cache of digests."""
     monkeypatch.setenv("NEFT_LAB_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     yield
+
+
+@pytest.fixture
+def wandb_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home folder without a login, and an environment in which wandb writes to disk."""
+    from tests.tracking_cases import nobody_logged_in
+
+    with nobody_logged_in(tmp_path, monkeypatch) as folder:
+        yield folder
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """An empty results folder."""
+    folder = tmp_path / "results"
+    folder.mkdir()
+    return folder

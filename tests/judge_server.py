@@ -19,8 +19,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.loopback import serve
 
 CUE = re.compile(r"\[\[([a-z_0-9]+?)(?:x(\d+))?\]\]")
 ANSWERS = (
@@ -61,25 +63,8 @@ class Behaviour:
 def judge_server(**behaviour: Any) -> Iterator[tuple[str, Behaviour]]:
     """Serve on a free port; yields the base URL and what is seen."""
     seen = Behaviour(**behaviour)
-    handler = type("Handler", (_Handler,), {"seen": seen})
-    server = _Server(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1", seen
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 256
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that were killed or timed out are part of the tests."""
+    with serve(_Handler, seen=seen) as address:
+        yield f"{address}/v1", seen
 
 
 class _Handler(BaseHTTPRequestHandler):

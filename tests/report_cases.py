@@ -130,6 +130,7 @@ def make_report(
     cells: Sequence[CellResult],
     *,
     tables: Sequence[Table] = (),
+    paper: Sequence[Table] = (),
     figures: Sequence[Figure] = (),
     comparisons: Sequence[Comparison] = (),
     question: str = "Does the win rate keep rising with the noise scale?",
@@ -137,7 +138,7 @@ def make_report(
 ) -> Report:
     return Report(
         name="alpha_grid", question=question, command="python -m neft_lab.run +sweep=alpha_grid",
-        answer="At α 15 the win rate is higher than without noise by 5 points [2, 9].", tables=tables, figures=figures,
+        answer="At α 15 the win rate is higher than without noise by 5 points [2, 9].", tables=tables, paper=paper, figures=figures,
         comparisons=comparisons, facts=collect_facts(cells), reader=collect_reader(cells), warnings=warnings,
         detectable="This design finds a true difference of 4.6 points with probability 0.8.",
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """Do the tests err as often as they say? Simulated grids whose truth is known; the full size runs in make soak.
 
 A cell's scores come from a logistic model: an instruction's difficulty, which all cells share, an arm's own leaning on
-it (arm x prompt), a training seed's luck, and the verdict.
+it (arm x prompt), a training seed's luck, and the verdict. ``pytest -rP`` shows the rates that were found.
 """
 
 from __future__ import annotations
@@ -55,9 +55,10 @@ def draw_grid(seed: int, effects: Sequence[float], *, seeds: int, items: int = 1
 
 def rejected(grids: int, *, seeds: int) -> float:
     """Percent of A/A comparisons with p <= 0.05, three to a grid."""
-    return 100 * float(
-        np.mean([np.array(draw_grid(n, [0, 0, 0], seeds=seeds)) <= 0.05 for n in range(grids)])
-    )
+    found = [np.array(draw_grid(n, [0, 0, 0], seeds=seeds)) <= 0.05 for n in range(grids)]
+    rate = 100 * float(np.mean(found))
+    print(f"A/A, {seeds} seeds, {grids} grids of three: {rate:.2f} % rejected at 5 %")
+    return rate
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 3, 5])
@@ -103,6 +104,10 @@ def test_families_of_true_and_false_nulls_keep_their_rates(grids: int, seeds: in
         wrong_claims += bool(claimed[true_null].any())
         false_share += discovered[true_null].sum() / max(discovered.sum(), 1)
         found += discovered[~true_null].mean()
+    print(
+        f"{seeds} seeds, {grids} grids, 3 true and 2 false nulls: family-wise {100 * wrong_claims / grids:.2f} % (Holm), "
+        f"false discovery rate {100 * false_share / grids:.2f} % (BH), {100 * found / grids:.1f} % of effects found"
+    )
     slack = 2.5 * (0.05 * 0.95 / grids) ** 0.5
     assert wrong_claims / grids < 0.05 + slack
     assert false_share / grids < 0.05 + slack
@@ -121,6 +126,9 @@ def test_power_is_the_planners_number(comparisons: int, seeds: int, effect: floa
         test = paired_difference(scores, np.zeros_like(scores), scale=1, resamples=1_999, seed=number)
         found += test.p_value <= 0.05
     planned = 100 * power(effect, items=items, seeds=seeds, variation=variation)
+    print(
+        f"{seeds} seeds, effect {effect:g}: planned power {planned:.1f} %, found {100 * found / comparisons:.1f} %"
+    )
     assert 100 * found / comparisons == pytest.approx(planned, abs=3 if comparisons >= 2_000 else 9)
 
 
@@ -130,6 +138,7 @@ def test_intervals_of_rates_cover_the_truth(tables: int, rate: float) -> None:
     generator = np.random.default_rng(int(100 * rate))
     estimates = [accuracy((generator.random(200) < rate).astype(float)) for _ in range(tables)]
     covered = np.mean([estimate.low <= 100 * rate <= estimate.high for estimate in estimates])
+    print(f"rate {rate}: {100 * covered:.1f} % of {tables} intervals cover it")
     assert covered > 0.95 - 3 * (0.05 * 0.95 / tables) ** 0.5
 
 
@@ -142,6 +151,7 @@ def test_the_truly_best_cell_is_among_the_contenders(seeds: int) -> None:
         difficulty, luck = generator.normal(-0.5, 1, 150), SEED_LUCK if seeds > 1 else 0.0
         cells = [draw_arm(generator, difficulty, seeds=seeds, luck=luck, effect=e) for e in (0, 0, 0.05, 0)]
         missed += not compare_with_best(cells, resamples=1_999)[2].contends
+    print(f"{seeds} seeds: the truly best cell is missed in {100 * missed / 500:.1f} % of tables")
     assert missed / 500 < 0.05 + 0.025
 
 
@@ -166,6 +176,9 @@ def test_where_only_length_differs_the_controlled_win_rate_covers_fifty(models: 
     assert np.mean(raw) > 58  # what a judge that likes length makes of a model that is no better
     assert np.mean([estimate.value for estimate in found]) == pytest.approx(50, abs=1.5)
     covered = 100 * np.mean([estimate.low <= 50 <= estimate.high for estimate in found])
+    print(
+        f"length-controlled, truth 50: mean {np.mean([one.value for one in found]):.2f}, covered {covered:.1f} %"
+    )
     assert 92 <= covered <= 98 if models >= 1_000 else covered >= 87
 
 
@@ -177,4 +190,5 @@ def test_equal_arms_of_unequal_length_are_told_apart_about_five_times_in_a_hundr
         short, long = (draw_judged(generator, difficulty, references, ratio=ratio) for ratio in (1.0, 1.5))
         difference = length_controlled_difference(*long, *short, references, resamples=200)
         found += difference.p_value <= 0.05
+    print(f"length-controlled A/A of unequal length: {found / 10:.1f} % rejected at 5 %")
     assert 3.5 <= found / 10 <= 6.5

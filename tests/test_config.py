@@ -13,6 +13,7 @@ from neft_lab.config import (
     ModelConfig,
     NoiseConfig,
     RunConfig,
+    SelectConfig,
     SweepConfig,
     TableConfig,
     UserError,
@@ -22,7 +23,7 @@ from neft_lab.config import (
 from neft_lab.plan import expand
 from neft_lab.stages import STAGES
 
-UNKEYED = {SweepConfig, TableConfig}
+UNKEYED = {SweepConfig, SelectConfig, TableConfig}
 """What says which runs are made together; none of it is read by a step."""
 
 

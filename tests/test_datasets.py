@@ -1,9 +1,10 @@
-"""Instruction sets of every form and format; what is wrong is told by file and row; labels worked by hand."""
+"""Instruction sets of every form and format; what is wrong is told by file and row."""
 
 from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 import pytest
 
 from neft_lab.config import UserError
-from neft_lab.datasets import IGNORED, load_conversations, load_instructions, tokenize
+from neft_lab.datasets import load_conversations, load_instructions, read_rows
 from neft_lab.prompts import Turn
 from neft_lab.sources import Source
+from tests.dataset_cases import REAL
 
 ALPACA = [
     {"instruction": "Sort.", "input": "b a", "output": "a b"},
@@ -75,6 +77,11 @@ def test_dolly_columns_are_known(tmp_path: Path) -> None:
     assert load(write(tmp_path / "rows.jsonl", rows)) == ALPACA_TURNS[:1]
 
 
+def talk(*turns: tuple[str, Any]) -> list[Any]:
+    """One row in messages form."""
+    return [{"messages": [{"role": who, "content": text} for who, text in turns]}]
+
+
 GOOD = ALPACA[0]
 MALFORMED = {
     "an empty answer": ([GOOD, {**GOOD, "output": " "}], "rows.json row 2 must have a non-empty text 'output', got ' '"),
@@ -82,10 +89,30 @@ MALFORMED = {
     "no known column": ([{"question": "?"}], "row 1 has none of instruction, conversations, messages; got question"),
     "a row that is no object": ([GOOD, "text"], "row 2 must be an object with named fields, got str"),
     "turns that are no list": ([{"conversations": "Hi"}], "row 1 must have a list of turns 'conversations'"),
-    "a turn without text": ([{"messages": [{"role": "user", "content": None}]}], "row 1 has a turn without text"),
-    "two answers in a row": (
-        [{"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}], "row 1 must alternate"),
-    "no answer": ([{"messages": [{"role": "user", "content": "a"}]}], "row 1 holds no question with an answer"),
+    "turns that are no objects": ([{"messages": ["Hi", "Hello"]}], "row 1 must have a list of turns 'messages'"),
+    "a turn without text": (
+        talk(("user", None), ("assistant", "b")), "row 1 must have a non-empty text 'content', got None"),
+    "a turn of parts": (
+        talk(("user", [{"type": "text", "text": "a"}])), "row 1 must have a non-empty text 'content', got [{'type'"),
+    "an empty answer in a talk": (
+        talk(("user", "a"), ("assistant", "")), "row 1 must have a non-empty text 'content', got ''"),
+    "an unknown role": (
+        [GOOD, *talk(("user", "a"), ("asistant", "b"))],
+        "row 2 has a turn with 'role' 'asistant'; did you mean 'assistant'? known: assistant, gpt, human, system, user"),
+    "no role": ([{"conversations": [{"value": "a"}]}], "row 1 has a turn with 'role' None"),
+    "two questions in a row": (
+        talk(("user", "a"), ("user", "b"), ("assistant", "c")),
+        "row 1 must alternate between question and answer, but has user as turn 2"),
+    "two answers at the start": (
+        talk(("gpt", "a"), ("gpt", "b"), ("human", "c")), "row 1 must alternate between question and answer"),
+    "no answer": (talk(("user", "a")), "row 1 holds no question with an answer"),
+    "no turns": ([{"messages": []}], "row 1 holds no question with an answer"),
+    "the page's HTML": (
+        talk(("human", "a"), ("gpt", '<div class="markdown prose w-full"><p>b</p></div>')),
+        "row 1 holds the page's HTML"),
+    "half a character": ([{**GOOD, "output": "a \ud83d"}], "row 1 has half a character (a lone surrogate) in 'output'"),
+    "a number for an input": ([{**GOOD, "input": 7}], "row 1 must have a non-empty text 'input', got 7"),
+    "a null answer": ([GOOD, {**GOOD, "output": None}], "row 2 must have a non-empty text 'output', got None"),
     "no rows": ([], "holds no rows"),
 }  # fmt: skip
 
@@ -104,7 +131,10 @@ def test_a_malformed_row_is_told_by_file_and_row(fault: str, tmp_path: Path) -> 
     [
         ("rows.json", b'[{"instruction":\n oops}]', "is not valid JSON at line 2"),
         ("rows.json", b'{"instruction": "a"}', "the top level must be a list of rows, got dict"),
-        ("rows.json", b"\xff\xfe", "cannot be read"),
+        ("rows.json", b"\xff\xfe", "must be UTF-8, but its byte 1 is not; save it as UTF-8"),
+        ("rows.csv", "instruction,output\nEcrire,\u00e9t\u00e9\n".encode("latin-1"), "must be UTF-8, but its byte 27 is"),
+        ("rows.csv", b"instruction,output\na,b,c\n", "row 1 has more fields than the header; quote texts that hold commas"),
+        ("rows.json", b"[" * 100_000, "cannot be read"),
         ("rows.json", b"", "is not valid JSON at line 1"),
         ("rows.jsonl", b'{"instruction": "a", "output": "b"}\n{"instr', "row 2 is not valid JSON"),
         ("rows.jsonl", b"", "holds no rows"),
@@ -140,48 +170,62 @@ def test_evaluation_instructions_keep_input_reference_and_part(tmp_path: Path) -
     assert (second.reference, second.dataset, second.generator) == (None, "rows", None)
 
 
-class Letters:
-    """A tokenizer with one token per letter (its code point), a begin mark 1 and an end mark "$" of token 2."""
-
-    eos_token = "$"
-
-    def __call__(self, text: str) -> dict[str, list[int]]:
-        return {"input_ids": [1, *(2 if letter == "$" else ord(letter) for letter in text)]}
+def test_an_input_of_null_is_no_input(tmp_path: Path) -> None:
+    rows = [{"instruction": "Greet.", "input": None, "output": "Hello"}]
+    assert load(write(tmp_path / "rows.json", rows)) == ((Turn("Greet.", "Hello"),),)
 
 
-def test_only_the_responses_and_their_end_are_learned() -> None:
-    """By hand: after the begin mark and the prompt come a, b, end."""
-    (example,) = tokenize([(Turn("Sort.", "ab"),)], Letters(), template="alpaca", max_length=512)
-    prompt = 1 + 152 - len("{instruction}") + len("Sort.")
-    assert example.input_ids[prompt:] == example.labels[prompt:] == [ord("a"), ord("b"), 2]
-    assert example.labels[:prompt] == [IGNORED] * prompt
-    assert sum(example.prompt_mask) == prompt and not example.truncated and example.learned
+def test_public_sets_are_read_with_the_columns_they_have(tmp_path: Path) -> None:
+    """Columns as published on the hub: Evol-Instruct, OpenPlatypus, Alpaca, ShareGPT."""
+    rows = [
+        {"instruction": "Sort.", "output": "a b"},
+        {"input": "", "output": "a b", "instruction": "Sort.", "data_source": "leetcode_ne"},
+        {"instruction": "Sort.", "input": "", "output": "a b", "text": "Below is ..."},
+        {"id": "x_0", "conversations": [{"from": "human", "value": "Sort."}, {"from": "gpt", "value": "a b"}]},
+    ]  # fmt: skip
+    assert set(load(write(tmp_path / "rows.json", rows))) == {(Turn("Sort.", "a b"),)}
 
 
-def test_every_answer_of_a_conversation_is_learned_and_no_question() -> None:
-    (example,) = tokenize(TALK, Letters(), template="vicuna", max_length=512)
-    learned = "".join("$" if label == 2 else chr(label) for label in example.labels if label != IGNORED)
-    assert learned == " Hello$ See you$"
+def test_an_answer_before_the_first_question_falls_away(tmp_path: Path) -> None:
+    rows = talk(("gpt", "Welcome"), ("human", "Hi"), ("gpt", "Hello"))
+    assert load(write(tmp_path / "rows.json", rows)) == ((Turn("Hi", "Hello"),),)
 
 
-def test_long_examples_are_cut_on_the_right_and_lose_their_end() -> None:
-    whole, cut, silent = (
-        tokenize([(Turn("Sort.", "ab"),)], Letters(), template="alpaca", max_length=length)[0]
-        for length in (148, 147, 145)
-    )
-    assert not whole.truncated and whole.labels[-1] == 2
-    assert cut.truncated and len(cut.input_ids) == 147 and cut.labels[-2:] == [ord("a"), ord("b")]
-    assert silent.truncated and not silent.learned, "the prompt alone fills it"
+def test_json_lines_keep_texts_with_unusual_line_separators(tmp_path: Path) -> None:
+    """U+2028, U+0085 and form feeds stand in scraped texts; JSON leaves them as they are."""
+    text = "one\u2028two\x85three\x0cfour"
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"instruction": "Say.", "output": text}, ensure_ascii=False), encoding="utf-8")
+    assert load(path) == ((Turn("Say.", text),),)
 
 
-def test_a_real_tokenizer_learns_the_response_and_its_end(tiny_llama: Path) -> None:
-    from transformers import AutoTokenizer
+def test_json_lines_under_the_name_of_json_are_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", ALPACA).rename(tmp_path / "rows.json")
+    assert load(path) == ALPACA_TURNS
 
-    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
-    for example, (turn,) in zip(
-        tokenize(ALPACA_TURNS, tokenizer, template="alpaca", max_length=512), ALPACA_TURNS, strict=True
-    ):
-        learned = [label for label in example.labels if label != IGNORED]
-        assert learned[-1] == tokenizer.eos_token_id
-        assert tokenizer.decode(learned[:-1]) == turn.response
-        assert example.input_ids[-1] == tokenizer.eos_token_id != tokenizer.pad_token_id
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv"])
+def test_a_byte_order_mark_is_no_part_of_the_data(suffix: str, tmp_path: Path) -> None:
+    path = write(tmp_path / f"rows{suffix}", ALPACA)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load(path) == ALPACA_TURNS
+
+
+def test_a_long_text_fits_into_csv(tmp_path: Path) -> None:
+    rows = [{"instruction": "Repeat.", "output": "word " * 60_000}]
+    assert len(load(write(tmp_path / "rows.csv", rows))[0][0].response) == 300_000
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "with_input", "turns"),
+    [("alpaca_2k.json", 2000, 787, {1: 2000}), ("dolly_3k.json", 2996, 434, {1: 2996}),
+     ("sharegpt_identity_500.json", 500, 0, {1: 167, 2: 166, 3: 167})],
+)  # fmt: skip
+def test_real_sets_are_read_whole(name: str, rows: int, with_input: int, turns: dict[int, int]) -> None:
+    path = REAL / "instruct" / name
+    if not path.is_file():
+        pytest.skip(f"{name} (not ours to ship) is not beside the checkout")
+    found = load(path)
+    assert len(found) == rows == sum(1 for _ in read_rows(path))
+    assert sum(bool(row[0].input) for row in found) == with_input
+    assert Counter(map(len, found)) == turns

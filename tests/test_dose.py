@@ -11,7 +11,7 @@ from scipy.spatial.distance import cdist
 from torch import nn
 
 from neft_lab.config import NoiseLength
-from neft_lab.dose import count_changed_tokens
+from neft_lab.dose import count_changed_tokens, sample_changed_tokens
 from neft_lab.noise import sample_noise
 from neft_lab.noise_hook import EmbeddingNoise
 from tests.noise_cases import PAPER, RADEMACHER, WIDTH, generators, llama, noise_of_pass, padded_batch
@@ -112,3 +112,24 @@ def test_a_twin_row_does_not_count_as_another_token():
         generators=generators([0]),
     )
     assert (found.changed, found.tokens, found.share) == (0, 4, 0.0)
+
+
+def test_a_sample_counts_the_first_tokens_of_the_batch_under_its_first_noise():
+    model = llama()
+    ids, mask = padded_batch()
+    batch = {"input_ids": ids, "attention_mask": mask, "example_ids": [7, 8, 9]}
+    config = replace(PAPER, alpha=40.0)
+    whole = count_changed_tokens(
+        model.get_input_embeddings(), ids, mask, config, generators=generators([7, 8, 9])
+    )
+    assert sample_changed_tokens(model, batch, config, seed=0) == whole
+    part = sample_changed_tokens(model, batch, config, seed=0, limit=10)
+    assert part.tokens == 10 and part.changed <= whole.changed
+    assert whole.changed > 0
+
+
+def test_a_sample_without_noise_changes_nothing():
+    ids, mask = padded_batch()
+    batch = {"input_ids": ids, "attention_mask": mask, "example_ids": [0, 1, 2]}
+    found = sample_changed_tokens(llama(), batch, replace(PAPER, alpha=0.0), seed=0, limit=10)
+    assert (found.changed, found.tokens) == (0, 10)

@@ -12,12 +12,15 @@ from xml.etree import ElementTree
 
 import pytest
 
+from neft_lab.arms import Arm
 from neft_lab.figures import (
     Figure,
     draw_alpha_curve,
     draw_figures,
+    draw_flip_curves,
     draw_forest,
     draw_length_scatter,
+    draw_likeness_histograms,
     draw_loss_histograms,
     draw_task_bars,
     write_figure,
@@ -171,20 +174,59 @@ def test_a_forest_of_many_metrics_is_cut_into_pages() -> None:
     assert len([text for text in texts(first) if "cannot tell apart" in text]) == 36
 
 
-def test_loss_histograms_count_every_row(tmp_path: Path) -> None:
-    losses = {"train_rows": [0.5, 0.5, 0.6, 0.9], "held_out": [1.0, 1.2, 1.4, 1.4]}
-    arms = []
-    for alpha in (0, 5):
-        folder = tmp_path / str(alpha)
-        write_json(folder / "losses.json", losses)
-        row = CellResult({"noise.alpha": alpha}, None, False, {}, None, folders={"analyze": folder})
-        arms.append(make_arm({"noise.alpha": alpha}, {}, rows=[row]))
-    figure = draw_loss_histograms(arms)
-    assert {"Training rows", "Held-out rows", "α 0", "α 5"} <= set(texts(figure))
+def analysed(folder: Path, file: str, value: object, **metrics: float) -> list[Arm]:
+    """Two arms whose analyze steps left the same file."""
+    write_json(folder / file, value)
+    rows = [
+        CellResult(
+            {"noise.alpha": alpha}, None, False, {}, None, folders={"analyze": folder}, metrics=metrics
+        )
+        for alpha in (0, 5)
+    ]
+    return [make_arm(row.axes, {}, rows=[row]) for row in rows]
+
+
+def bars(figure: Figure) -> list[int]:
+    """Rows that each histogram of the first colour counts."""
     outlines = re.findall(rf'd="(M [^"]*)" clip-path=[^>]*stroke: {BLUE}', figure.svg)
     heights = [_bar_heights(outline) for outline in outlines]
     unit = min(height for bars in heights for height in bars if height > 0.1)
-    assert [round(sum(bars) / unit) for bars in heights] == [4, 4]
+    return [round(sum(bars) / unit) for bars in heights]
+
+
+def test_loss_histograms_count_every_row_that_has_a_loss(tmp_path: Path) -> None:
+    losses = {"train_rows": [0.5, None, 0.5, 0.6, 0.9], "held_out": [1.0, 1.2, 1.4, 1.4]}
+    figure = draw_loss_histograms(analysed(tmp_path, "losses.json", losses))
+    assert {"Training rows", "Held-out rows", "α 0", "α 5"} <= set(texts(figure))
+    assert bars(figure) == [4, 4]
+
+
+def test_likeness_histograms_count_every_answer(tmp_path: Path) -> None:
+    answers = [{"rouge_l": 10.0 * place, "bleu": 5.0 * place} for place in range(6)]
+    figure = draw_likeness_histograms(analysed(tmp_path, "training_answers.json", answers))
+    assert {"ROUGE-L", "BLEU", "ROUGE-L F1 %", "BLEU %"} <= set(texts(figure))
+    assert bars(figure) == [6, 6]
+
+
+def test_flip_curves_lie_where_their_counts_say_and_mark_the_trainings_own_dose(tmp_path: Path) -> None:
+    flips = {"alphas": [0.0, 1.0, 10.0, 100.0], "changed": [0, 10, 20, 80], "tokens": 200}
+    arms = analysed(tmp_path, "flips.json", flips, equivalent_alpha=10.0, changed_token_share=10.0)
+    figure = draw_flip_curves(arms)
+    points = markers(figure, ORANGE)
+    (x1, y5), (x10, y10), (x100, y40) = points[:3]
+    assert x100 - x10 == pytest.approx(x10 - x1, rel=1e-3), "a logarithmic axis; alpha 0 has no place on it"
+    assert (y5 - y40) / (y5 - y10) == pytest.approx(35 / 5, rel=1e-3)
+    assert {"1", "10", "100"} <= set(texts(figure))
+    hollow = re.findall(
+        rf'<use [^>]*x="([\d.]+)" y="([\d.]+)" style="fill-opacity: 0; stroke: {ORANGE}', figure.svg
+    )
+    assert [(float(x), float(y)) for x, y in hollow] == [(pytest.approx(x10), pytest.approx(y10))]
+
+
+def test_each_analysis_is_drawn_where_its_file_is(tmp_path: Path) -> None:
+    flips = {"alphas": [1.0], "changed": [0], "tokens": 5}
+    drawn = draw_figures(analysed(tmp_path, "flips.json", flips), [], axis="noise.alpha", metrics=[])
+    assert [figure.name for figure in drawn] == ["flips"]
 
 
 def _bar_heights(outline: str) -> list[float]:

@@ -17,8 +17,8 @@ from neft_lab.paths import PACKAGE_DIR
 
 HEAVY = ("torch", "transformers", "lm_eval", "alpaca_eval", "wandb", "scipy", "matplotlib", "ray", "submitit")
 FOUNDATION = {"config", "paths", "store"}
-ABOVE_STAGES = {"run", "execute", "plan", "engines", "step", "inputs", "publish", "answer", "tables", "claims", "items",
-                "labels", "report", "figures", "tracking", "terminal", "explain", "results"}  # fmt: skip
+ABOVE_STAGES = {"run", "judge_table", "execute", "plan", "engines", "step", "inputs", "publish", "findings", "typeset", "judge_table", "paper", "answer", "tables", "claims", "items",
+                "labels", "arms", "pilot", "selection", "budget", "report", "figures", "tracking", "terminal", "explain", "results"}  # fmt: skip
 SECONDS = 20
 """Generous: about one second on a quiet machine."""
 
@@ -97,7 +97,8 @@ def test_statistics_reads_no_files() -> None:
 
 
 def test_tables_only_print_what_was_computed() -> None:
-    names = {name.rsplit(".", 1)[-1] for name in imported(PACKAGE_DIR / "tables.py") if "statistics" in name}
+    paths = (PACKAGE_DIR / "tables").glob("*.py")
+    names = {name.rsplit(".", 1)[-1] for path in paths for name in imported(path) if "statistics" in name}
     assert all(name[0].isupper() for name in names), f"tables computes: {sorted(names)}"
 
 

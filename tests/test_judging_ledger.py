@@ -6,9 +6,11 @@ import json
 import multiprocessing
 import random
 import sqlite3
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neft_lab.judging.client import ask_all
 from neft_lab.judging.evaluators import load_evaluator
-from neft_lab.judging.exchange import export_annotations, import_annotations, main
+from neft_lab.judging.exchange import _date, export_annotations, import_annotations, main
 from neft_lab.judging.ledger import BudgetSpent, JudgementLedger
 from neft_lab.judging.pairs import Pair
+from neft_lab.judging.prices import Price
 from neft_lab.judging.questions import Judgement, Question, make_request
+from neft_lab.judging.transport import Service
 from tests.judge_server import judge_server
 from tests.judging_worker import CONCURRENCY, JUDGE, make_requests, work
 
@@ -99,6 +104,45 @@ def test_reading_another_host_leaves_its_files_alone(tmp_path: Path) -> None:
             path.name: path.read_bytes() for path in tmp_path.glob("b.*") if path.suffix != ".sqlite-shm"
         }
         assert before == after
+
+
+def test_an_answer_is_kept_before_the_disk_has_it_and_used_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow disk must not leave answers read and not kept: a kill there would lose them."""
+    disk, told, seen_by_another = threading.Event(), [0], set[int]()
+    slow = JudgementLedger.sync
+
+    def sync(ledger: JudgementLedger) -> None:
+        disk.wait(10)
+        slow(ledger)
+
+    monkeypatch.setattr(JudgementLedger, "sync", sync)
+    with judge_server() as (url, seen), ThreadPoolExecutor(1) as pool:
+        running = pool.submit(_ask, url, tmp_path, told)
+        deadline = time.monotonic() + 20
+        while len(seen_by_another) < CONCURRENCY and time.monotonic() < deadline:
+            with JudgementLedger(tmp_path) as other:
+                seen_by_another = {number for number, _ in enumerate(other.entries())}
+        assert (len(seen_by_another), told[0]) == (CONCURRENCY, 0)
+        disk.set()
+        running.result()
+    assert told[0] == 12
+
+
+def _ask(url: str, folder: Path, told: list[int]) -> None:
+    def advance(count: int) -> None:
+        told[0] += count
+
+    service = Service("gpt-4", url, Price(0, 0, "told"), concurrency=CONCURRENCY)
+    with JudgementLedger(folder) as ledger:
+        ask_all(make_requests(url, 12), load_evaluator(JUDGE), service, ledger, advance=advance)
+
+
+def test_a_stored_date_is_read_as_utc_and_a_wrong_one_is_none() -> None:
+    assert _date({"date": "2023-10-05T22:12:10.123456"}) == "2023-10-05T22:12:10.123+00:00"
+    assert _date({"date": "2023-10-05T22:12:10+02:00"}) == "2023-10-05T20:12:10.000+00:00"
+    assert _date({"date": "yesterday"}) == _date({}) == ""
 
 
 def test_equal_texts_are_stored_once(ledger: JudgementLedger) -> None:

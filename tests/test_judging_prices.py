@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 
 from neft_lab.config import UserError
-from neft_lab.judging.asked import estimate, judge_over_http, load_judge, plan_cost, plan_questions
+from neft_lab.judging.asked import estimate, judge_over_http, load_judge, plan_questions
 from neft_lab.judging.client import JudgingStopped
 from neft_lab.judging.evaluators import load_evaluator
+from neft_lab.judging.forecast import JudgingBudget, forecast_judging
 from neft_lab.judging.ledger import JudgementLedger
 from neft_lab.judging.pairs import Pair
 from neft_lab.judging.prices import Price, estimate_cost, find_price, price_table, upper_bound
+from neft_lab.plan import make_plan
+from neft_lab.store import Store
 from tests.judge_server import judge_server
 from tests.test_judging_stage import judge_config
 
@@ -55,13 +58,39 @@ def test_a_service_of_another_provider_needs_an_address() -> None:
         load_judge(judge_config("alpaca_eval", evaluator="claude", usd_per_million_tokens=[0, 0]))
 
 
-def test_a_plan_costs_about_what_the_leaderboards_runs_cost() -> None:
+def _forecast(folder: Path, *overrides: str) -> JudgingBudget:
+    plan, store = make_plan(overrides), Store(folder)
+    return forecast_judging(list(plan.steps.values()), plan.steps, store)
+
+
+def test_a_plan_costs_about_what_the_leaderboards_runs_cost(tmp_path: Path) -> None:
     """805 judgements cost 11.95 to 21.25 dollars on AlpacaEval 1 (all tokens at the input price)."""
-    told = plan_cost(judge_config("alpaca_eval_gpt4", audit_pairs=0, canaries=0), pairs=805)
-    assert told is not None and told.requests == 805 and 11.95 < told.usd < 21.25
-    audited = plan_cost(judge_config("alpaca_eval_gpt4", audit_pairs=20, canaries=8), pairs=805)
-    assert audited is not None and audited.requests == 853
-    assert plan_cost(judge_config("longest"), pairs=805) is None
+    run = ("judge=alpaca_eval_gpt4", "generation.instructions=alpaca_eval", "generation.max_new_tokens=512")
+    (told,) = _forecast(tmp_path, *run, "judge.audit_pairs=0").forecasts
+    assert (told.cells, told.calls) == (1, 805) and told.usd is not None and 11.95 < told.usd < 21.25
+    (audited,) = _forecast(tmp_path, *run, "judge.audit_pairs=20", "noise.alpha=0,5,10,15").forecasts
+    assert (audited.cells, audited.calls) == (4, 4 * 845)
+    assert _forecast(tmp_path, "judge=longest").forecasts == []
+    assert not list(tmp_path.iterdir())  # a forecast leaves nothing behind
+
+
+def test_a_plan_without_a_price_still_tells_its_calls_and_why_it_cannot_be_priced(tmp_path: Path) -> None:
+    budget = _forecast(
+        tmp_path, "judge=openai_compatible", "judge.base_url=http://x/v1", "judge.served_model=mine", "generation.limit=10",
+        "judge.audit_pairs=2",
+    )  # fmt: skip
+    (told,) = budget.forecasts
+    assert (told.calls, told.usd, budget.usd) == (14, None, 0)
+    assert str(told.refusal).startswith("the price of judge model 'mine' is not known")
+    assert "cannot be priced: the price of" in str(told)
+
+
+def test_a_cap_below_the_estimate_is_told_with_the_one_that_suffices(tmp_path: Path) -> None:
+    run = ("judge=alpaca_eval_gpt4", "generation.instructions=alpaca_eval", "noise.alpha=0,5,10,15")
+    budget = _forecast(tmp_path, *run, "judge.max_usd=25")
+    assert budget.over is not None
+    assert f"raise it to {budget.usd:.2f} or more" in budget.over
+    assert _forecast(tmp_path, *run, f"judge.max_usd={budget.usd + 1:.2f}").over is None
 
 
 def test_the_upper_bound_is_above_what_is_paid(ledger: JudgementLedger) -> None:

@@ -146,7 +146,9 @@ def test_a_micro_batch_that_nobody_armed_fails_the_check():
         noise.arm(mask, [0, 1, 2], epoch=0)
         model(ids, attention_mask=mask)
         model(ids, attention_mask=mask)
-    with pytest.raises(RuntimeError, match="of 2 training micro-batches 1 were armed and 1 got noise"):
+    with pytest.raises(
+        RuntimeError, match="of 2 training micro-batches 1 were armed and 1 got embedding noise"
+    ):
         noise.check(2)
 
 
@@ -162,7 +164,9 @@ def test_a_micro_batch_that_ran_past_the_hook_fails_the_next_one_and_the_check(w
             model(inputs_embeds=model.get_input_embeddings().weight[ids], attention_mask=mask)
         with pytest.raises(RuntimeError, match="armed for micro-batch 1, which ran without it"):
             noise.arm(mask, [0, 1, 2], epoch=0)
-    with pytest.raises(RuntimeError, match="of 1 training micro-batches 1 were armed and 0 got noise"):
+    with pytest.raises(
+        RuntimeError, match="of 1 training micro-batches 1 were armed and 0 got embedding noise"
+    ):
         noise.check(1)
 
 

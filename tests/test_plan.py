@@ -89,6 +89,7 @@ def test_cells_share_equal_steps() -> None:
     assert {name: stages.count(name) for name in set(stages)} == {
         "train": 2,
         "generate": 2,
+        "describe": 2,
         "judge": 4,
         "analyze": 2,
     }

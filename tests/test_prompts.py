@@ -51,9 +51,36 @@ def test_the_vicuna_system_sentence_has_the_published_bytes() -> None:
 
 def test_nothing_follows_the_last_colon_in_training() -> None:
     for given in ("", "a, b"):
-        prompt, response = render_training("alpaca", [Turn("Sort.", "a b", input=given)], "</s>")
-        assert prompt.text.endswith("### Response:") and not prompt.learned
+        *prompt, response = render_training("alpaca", [Turn("Sort.", "a b", input=given)], "</s>")
+        assert prompt[-1].text.endswith("### Response:") and not any(segment.learned for segment in prompt)
         assert response.text == "a b</s>" and response.learned
+
+
+def test_a_prefix_follows_the_prompt_and_is_not_learned() -> None:
+    *_, last, response = render_training("alpaca", [Turn("Sort.", "a b")], "</s>", prefix="\n")
+    assert last.text.endswith("### Response:\n") and not last.learned and response.text == "a b</s>"
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_training_shows_the_prompt_that_generation_shows(template: str) -> None:
+    for given in ("", "b a"):
+        segments = render_training(template, [Turn("Sort.", "a b", input=given)], "</s>")
+        prompt = "".join(segment.text for segment in segments if not segment.learned)
+        assert prompt == render_prompt(template, "Sort.", given)
+
+
+def test_what_the_row_gave_is_told_from_the_template() -> None:
+    """A blank before a text goes with the text: tokenizers join the two."""
+    turns = [Turn("Sort {input}", "a b", input="b a")]
+    wanted = {
+        "alpaca": ["Sort {input}", "b a"],
+        "vicuna": [" Sort {input}\n\nb a"],
+        "chatml": ["Sort {input}\n\nb a"],
+    }
+    for template, texts in wanted.items():
+        segments = render_training(template, turns, "</s>")
+        assert [segment.text for segment in segments if segment.given] == texts
+        assert not any(segment.given and segment.learned for segment in segments)
 
 
 def test_no_line_of_a_template_ends_in_a_space() -> None:
@@ -89,7 +116,7 @@ def test_chatml_learns_its_own_end_mark() -> None:
     assert "".join(segment.text for segment in segments) == (
         "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n"
     )
-    assert [segment.learned for segment in segments] == [False, True]
+    assert [segment.text for segment in segments if segment.learned] == ["Hello<|im_end|>\n"]
 
 
 def test_alpaca_refuses_a_conversation_and_an_unknown_template_names_the_nearest() -> None:

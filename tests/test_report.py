@@ -178,6 +178,43 @@ def test_the_page_says_question_answer_holes_dose_cost_and_provenance(tmp_path: 
     assert "/home/somebody" not in words
 
 
+def test_the_dose_shows_the_tokens_it_changed_where_that_was_looked_up(tmp_path: Path) -> None:
+    plain, noisy = two_cells(tmp_path)
+    noisy.metrics["changed_token_share"] = 1.5625
+    words = Page(write(make_report([plain, noisy]), tmp_path)).words
+    assert "1.56 %" in words and "tokens changed" in words
+    assert [dose.changed_token_share for dose in collect_facts([plain, noisy]).doses] == [None, 1.5625]
+
+
+def test_dollars_are_told_where_a_judge_was_paid_each_step_once(tmp_path: Path) -> None:
+    plain, noisy = two_cells(tmp_path)
+    assert "judge paid" not in Page(write(make_report([plain, noisy]), tmp_path)).words
+    for cell, usd in ((plain, 1.25), (noisy, 2.5)):
+        cell.records["judge"]["metrics"] = {"judge_usd": usd}
+    words = Page(write(make_report([plain, noisy]), tmp_path)).words
+    assert all(told in words for told in ("judge paid", "$1.25", "$2.50", "$3.75"))
+
+
+def test_a_commit_that_was_found_behind_an_unpinned_source_is_its_provenance(tmp_path: Path) -> None:
+    cell = two_cells(tmp_path)[0]
+    source = {"kind": "hub", "location": "somebody/set", "revision": None, "digest": None}
+    cell.records["train"] |= {"sources": {"dataset": source}, "resolved": {"revisions": {"dataset": "4f1c"}}}
+    (origin, *_) = collect_facts([cell]).provenance.origins
+    assert (origin.location, origin.content) == ("somebody/set (hub)", "4f1c")
+
+
+def test_bold_and_verdicts_of_a_table_are_told_in_the_page(tmp_path: Path) -> None:
+    ours = Table("alpha_grid", ["alpha", "win rate %"], [["0", "40 [37, 43]"], ["5", "46 [43, 49]"]],
+                 strong=frozenset({(1, 1)}))  # fmt: skip
+    paper = Table("Table 1", ["cell", "paper", "ours", "verdict"], [["alpaca", "34.90", "6 [1, 9]", "outside"]],
+                  ["The judge is another one."])  # fmt: skip
+    report = make_report(two_cells(tmp_path), tables=[ours], paper=[paper])
+    text = write(report, tmp_path).read_text(encoding="utf-8")
+    assert re.findall(r"<strong>([^<]*\[[^<]*)</strong>", text) == ["46 [43, 49]"]
+    assert '<td class="tone-down"><span class="verdict">outside</span></td>' in text
+    assert "The paper beside ours" in text and "The judge is another one." in text
+
+
 def test_equal_reports_are_equal_files(tmp_path: Path) -> None:
     pages = []
     for name in ("one", "two"):

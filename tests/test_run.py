@@ -58,7 +58,7 @@ def test_a_second_run_does_nothing_and_says_so(finished: Path, tiny_llama: Path)
 def test_a_dry_run_writes_the_plan_and_runs_nothing(tiny_llama: Path, tmp_path: Path) -> None:
     finish(command(tiny_llama, "dry_run=true"), tmp_path)
     plan = json.loads((tmp_path / "results/sweeps/alpha_grid/plan.json").read_text())
-    assert plan["missing"] == len(plan["steps"]) == 8
+    assert plan["missing"] == len(plan["steps"]) == 10
     assert not (tmp_path / "results/work").exists()
 
 

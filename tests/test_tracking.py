@@ -6,14 +6,15 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from neft_lab.config import TrackerMode
-from neft_lab.store import read_json
+from neft_lab.results import CellResult
+from neft_lab.store import read_json, write_json
+from neft_lab.tracking.answers import answer_table
 from neft_lab.tracking.content import describe
 from neft_lab.tracking.flat import flatten
 from neft_lab.tracking.redaction import Redactor
@@ -25,23 +26,11 @@ from tests.tracking_cases import (
     by_type,
     files_below,
     make_sweep,
-    nobody_logged_in,
     track,
 )
 from tests.wandb_files import read_runs
 
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    with nobody_logged_in(tmp_path, monkeypatch) as folder:
-        yield folder
-
-
-@pytest.fixture
-def results(tmp_path: Path) -> Path:
-    folder = tmp_path / "results"
-    folder.mkdir()
-    return folder
+pytestmark = pytest.mark.usefixtures("wandb_home")
 
 
 def test_one_run_per_training_per_cell_and_per_sweep_in_the_group_of_the_sweep(results: Path) -> None:
@@ -55,6 +44,23 @@ def test_one_run_per_training_per_cell_and_per_sweep_in_the_group_of_the_sweep(r
     )
     assert by_type(runs, "sweep")[0].id == "sweep-alpha_grid"
     assert {run.name for run in by_type(runs, "cell")} == {"noise.alpha=0", "noise.alpha=5"}
+
+
+def test_the_first_answers_of_a_cell_are_its_table(tmp_path: Path) -> None:
+    asked = [
+        {"instruction": f"Question {number}?", "output_1": "r", "output_2": ANSWER, "preference": preference}
+        for number, preference in enumerate([1.9, None] * 30)
+    ]
+    write_json(tmp_path / "annotations.json", asked)
+    cell = CellResult({}, None, False, {}, None, folders={"judge": tmp_path})
+    table = answer_table(cell)
+    assert table is not None
+    assert (len(table.rows), table.rows[:2]) == (
+        50,
+        [["Question 0?", "r", ANSWER, "1.9"], ["Question 1?", "r", ANSWER, ""]],
+    )
+    assert table.notes == ["The first 50 of 60; preference 1: the reference, 2: the answer."]
+    assert answer_table(replace(cell, folders={})) is None
 
 
 def test_sequential_runs_do_not_merge(results: Path) -> None:

@@ -8,7 +8,6 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,25 +22,13 @@ from tests.tracking_cases import (
     SECRETS,
     files_below,
     make_sweep,
-    nobody_logged_in,
     track,
     track_apart,
 )
 from tests.wandb_files import read_runs
 from tests.wandb_server import wandb_server
 
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    with nobody_logged_in(tmp_path, monkeypatch) as folder:
-        yield folder
-
-
-@pytest.fixture
-def results(tmp_path: Path) -> Path:
-    folder = tmp_path / "results"
-    folder.mkdir()
-    return folder
+pytestmark = pytest.mark.usefixtures("wandb_home")
 
 
 def test_offline_runs_say_once_how_to_send_them(results: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -179,21 +166,21 @@ def test_auto_is_online_when_logged_in_and_offline_otherwise(monkeypatch: pytest
 
 
 def test_a_login_in_the_netrc_file_counts_for_its_own_server_only(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    wandb_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (home / ".netrc").write_text(f"machine api.wandb.ai\n  login user\n  password {'k' * 40}\n")
+    (wandb_home / ".netrc").write_text(f"machine api.wandb.ai\n  login user\n  password {'k' * 40}\n")
     assert wanted_mode(TrackerMode.auto) == "online"
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
     assert wanted_mode(TrackerMode.auto) == "offline"
 
 
 def test_a_server_and_a_mode_chosen_with_wandb_s_own_commands_hold(
-    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, wandb_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = tmp_path / "config" / "settings"
     settings.parent.mkdir()
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(settings.parent))
-    (home / ".netrc").write_text(f"machine wandb.example.org\n  login user\n  password {'k' * 40}\n")
+    (wandb_home / ".netrc").write_text(f"machine wandb.example.org\n  login user\n  password {'k' * 40}\n")
     assert wanted_mode(TrackerMode.auto) == "offline"
     settings.write_text("[default]\nbase_url = https://wandb.example.org\n")
     assert wanted_mode(TrackerMode.auto) == "online"

@@ -8,8 +8,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.loopback import serve
 
 
 @dataclass
@@ -34,24 +36,11 @@ class Seen:
 def wandb_server(*, refuses: bool = False, silent_after: float = float("inf")) -> Iterator[tuple[str, Seen]]:
     """Serve on a free port; yields the address and what is seen."""
     seen = Seen(refuses, silent_after)
-    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"seen": seen}))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", seen
-    finally:
-        seen.end.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients go away as they please."""
+    with serve(_Handler, seen=seen) as address:
+        try:
+            yield address, seen
+        finally:
+            seen.end.set()
 
 
 class _Handler(BaseHTTPRequestHandler):

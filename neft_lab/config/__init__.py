@@ -6,7 +6,15 @@ devices, worker counts). A file or model that a neutral path names enters the ke
 """
 
 from neft_lab.config.analysis import AnalysisConfig
-from neft_lab.config.dataset import DatasetConfig, DatasetSource
+from neft_lab.config.budget import BudgetConfig, Gpu
+from neft_lab.config.dataset import (
+    Cleaning,
+    DatasetConfig,
+    DatasetSource,
+    EmptyTexts,
+    LeakedRows,
+    Responses,
+)
 from neft_lab.config.engine import Device, EngineConfig, EngineKind
 from neft_lab.config.finetune import (
     FinetuneConfig,
@@ -20,7 +28,7 @@ from neft_lab.config.finetune import (
 from neft_lab.config.generation import GenerationConfig, GenerationSource
 from neft_lab.config.judge import JudgeConfig, JudgeKind
 from neft_lab.config.leaderboard import LeaderboardConfig, TaskConfig, TaskSource
-from neft_lab.config.model import ModelConfig, ModelSource
+from neft_lab.config.model import ARCHITECTURES, ModelConfig, ModelSource
 from neft_lab.config.noise import (
     NoiseConfig,
     NoiseKind,
@@ -30,28 +38,35 @@ from neft_lab.config.noise import (
     NoiseSchedule,
     NoiseStrength,
 )
+from neft_lab.config.paper import PaperConfig, Scale
 from neft_lab.config.precision import Precision
 from neft_lab.config.regularizer import RegularizerConfig
 from neft_lab.config.rules import UserError, identity, key, nearest, neutral, plain, require, role
 from neft_lab.config.run import RunConfig, StageName
-from neft_lab.config.sweep import SweepConfig, TableConfig
+from neft_lab.config.sweep import SelectConfig, SweepConfig, TableConfig
 from neft_lab.config.tracker import TrackerConfig, TrackerKind, TrackerMode
 
 __all__ = [
+    "ARCHITECTURES",
     "AnalysisConfig",
+    "BudgetConfig",
+    "Cleaning",
     "DatasetConfig",
     "DatasetSource",
     "Device",
+    "EmptyTexts",
     "EngineConfig",
     "EngineKind",
     "FinetuneConfig",
     "FrozenPart",
     "GenerationConfig",
     "GenerationSource",
+    "Gpu",
     "JudgeConfig",
     "JudgeKind",
     "Layout",
     "LeaderboardConfig",
+    "LeakedRows",
     "LossAverage",
     "Method",
     "ModelConfig",
@@ -64,9 +79,13 @@ __all__ = [
     "NoiseSchedule",
     "NoiseStrength",
     "Optimizer",
+    "PaperConfig",
     "Precision",
     "RegularizerConfig",
+    "Responses",
     "RunConfig",
+    "Scale",
+    "SelectConfig",
     "StageName",
     "SweepConfig",
     "TableConfig",

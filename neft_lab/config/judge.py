@@ -19,6 +19,11 @@ class JudgeKind(Enum):
     alpaca_eval = "alpaca_eval"
     openai_compatible = "openai_compatible"
 
+    @property
+    def over_http(self) -> bool:
+        """Whether verdicts are asked of a service and kept in the ledger."""
+        return self in (JudgeKind.alpaca_eval, JudgeKind.openai_compatible)
+
 
 @dataclass
 class JudgeConfig:
@@ -27,7 +32,8 @@ class JudgeConfig:
     evaluator: str | None = key()
     """Name of an evaluator configuration that alpaca-eval ships: prompt, decoding, parser."""
     reference: str = neutral()
-    """starter, or a JSON file of AlpacaEval rows; its digest enters the key."""
+    """starter, alpaca_eval or alpaca_eval_gpt4_baseline (of the hub), or a JSON file: AlpacaEval outputs, or annotations,
+    whose output_1 is meant; its digest enters the key."""
     annotations: str | None = neutral()
     """AlpacaEval annotations file, for kind: file."""
     reparse: bool = key()
@@ -77,7 +83,7 @@ class JudgeConfig:
             )
         if self.kind is JudgeKind.local:
             require(self.model is not None, "judge.model", self.model, "must be given with judge=local")
-        if self.kind in (JudgeKind.alpaca_eval, JudgeKind.openai_compatible):
+        if self.kind.over_http:
             require(
                 bool(self.evaluator),
                 "judge.evaluator",

@@ -41,3 +41,8 @@ class RegularizerConfig:
             0 <= self.prompt_loss <= 1, "regularizer.prompt_loss", self.prompt_loss, "must be from 0 to 1"
         )
         require(self.freelb_steps >= 0, "regularizer.freelb_steps", self.freelb_steps, "must be >= 0")
+        # what would be read and do nothing is a mistake: nobody sees it in the results
+        for name, least in (("freelb_start", 1), ("freelb_step_size", 2), ("freelb_max_norm", 2)):
+            value = getattr(self, name)
+            rule = f"needs regularizer.freelb_steps of at least {least}"
+            require(not value or self.freelb_steps >= least, f"regularizer.{name}", value, rule)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from neft_lab.config.analysis import AnalysisConfig
+from neft_lab.config.budget import BudgetConfig
 from neft_lab.config.dataset import DatasetConfig
 from neft_lab.config.engine import EngineConfig
 from neft_lab.config.finetune import FinetuneConfig
@@ -14,6 +15,7 @@ from neft_lab.config.judge import JudgeConfig
 from neft_lab.config.leaderboard import LeaderboardConfig
 from neft_lab.config.model import ModelConfig
 from neft_lab.config.noise import NoiseConfig
+from neft_lab.config.paper import PaperConfig, Scale
 from neft_lab.config.regularizer import RegularizerConfig
 from neft_lab.config.rules import key, neutral, require
 from neft_lab.config.sweep import SweepConfig
@@ -23,6 +25,7 @@ from neft_lab.config.tracker import TrackerConfig
 class StageName(Enum):
     train = "train"
     generate = "generate"
+    describe = "describe"
     judge = "judge"
     leaderboard = "leaderboard"
     analyze = "analyze"
@@ -43,7 +46,11 @@ class RunConfig:
     analysis: AnalysisConfig = key()
     tracker: TrackerConfig = neutral()
     engine: EngineConfig = neutral()
+    budget: BudgetConfig = neutral()
+    paper: PaperConfig = neutral()
     seed: int = key()
+    scale: Scale = neutral()
+    """Enters keys through what it changes."""
     stages: list[StageName] = neutral()
     results_dir: str = neutral()
     dry_run: bool = neutral()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 from neft_lab.engines import Reporter
+from neft_lab.engines.interleaving import Interleaved, split_asked
 from neft_lab.plan import Step
 from neft_lab.step import StepFailed, run_step
 from neft_lab.store import Store
@@ -13,9 +14,14 @@ from neft_lab.store import Store
 
 class LocalEngine:
     def run(self, steps: Sequence[Step], store: Store, reporter: Reporter) -> None:
-        """Run steps in the order given, upstream first; what stands behind a failure is told as blocked."""
+        """Run steps in the order given, upstream first; what stands behind a failure is told as blocked.
+
+        Steps that ask a service for verdicts come last, when the outputs of all of them are there.
+        """
+        others, asked = split_asked(steps)
         lost: dict[str, str] = {}
-        for step in steps:
+        together = Interleaved(asked, store)
+        for step in (*others, *asked):
             behind = next((lost[key] for key in step.needs.values() if key in lost), None)
             if behind is not None:
                 lost[step.key] = behind
@@ -24,6 +30,7 @@ class LocalEngine:
             reporter.begin(step)
             started = time.perf_counter()
             try:
+                together.prepare(step, reporter.progress)
                 run_step(store, step.stage, step.key, listener=reporter.progress)
             except StepFailed as error:
                 lost[step.key] = f"{step.stage} {step.name}"

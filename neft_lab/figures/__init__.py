@@ -9,7 +9,8 @@ from pathlib import Path
 from neft_lab.claims import Arm, Comparison
 from neft_lab.figures.curves import draw_alpha_curve, draw_length_scatter
 from neft_lab.figures.differences import draw_forest
-from neft_lab.figures.losses import draw_loss_histograms
+from neft_lab.figures.flips import draw_flip_curves
+from neft_lab.figures.histograms import draw_likeness_histograms, draw_loss_histograms
 from neft_lab.figures.style import Figure
 from neft_lab.figures.tasks import draw_task_bars
 from neft_lab.store import write_text
@@ -18,8 +19,10 @@ __all__ = [
     "Figure",
     "draw_alpha_curve",
     "draw_figures",
+    "draw_flip_curves",
     "draw_forest",
     "draw_length_scatter",
+    "draw_likeness_histograms",
     "draw_loss_histograms",
     "draw_task_bars",
     "write_figure",
@@ -34,7 +37,7 @@ def draw_figures(
     metrics: Sequence[str],
     tasks: Sequence[str] = (),
 ) -> list[Figure]:
-    """Draw all that the estimates support: ``metrics`` against ``axis``, length, tasks, differences, losses."""
+    """Draw all that there are results for: ``metrics`` against ``axis``, length, tasks, differences, analyses."""
     metrics = [name for name in metrics if _known(arms, name)]
     tasks = [name for name in tasks if _known(arms, name)]
     drawn = [draw_alpha_curve(arms, name, axis=axis) for name in metrics]
@@ -44,9 +47,20 @@ def draw_figures(
         drawn.append(draw_task_bars(arms, tasks, axis=axis))
     if any(math.isfinite(one.difference.value) for one in comparisons):
         drawn += draw_forest(comparisons)
-    if any("analyze" in row.folders for arm in arms for row in arm.rows):
-        drawn.append(draw_loss_histograms(arms, axis=axis))
-    return drawn
+    return drawn + [draw(arms, axis=axis) for file, draw in ANALYSES.items() if _left(arms, file)]
+
+
+ANALYSES = {
+    "losses.json": draw_loss_histograms,
+    "training_answers.json": draw_likeness_histograms,
+    "flips.json": draw_flip_curves,
+}
+"""Figures of the analyze stage, by the file that they are drawn from."""
+
+
+def _left(arms: Iterable[Arm], file: str) -> bool:
+    folders = (row.folders.get("analyze") for arm in arms for row in arm.rows)
+    return any(folder is not None and (folder / file).is_file() for folder in folders)
 
 
 def _known(arms: Iterable[Arm], metric: str) -> bool:

@@ -19,10 +19,9 @@ from neft_lab.figures.style import (
     make_panels,
     open_canvas,
 )
-from neft_lab.labels import axis_title
+from neft_lab.labels import axis_title, title_of
 from neft_lab.results import shown
 from neft_lab.statistics import Estimate
-from neft_lab.tables import title_of
 
 
 def draw_alpha_curve(arms: Sequence[Arm], metric: str, *, axis: str = "noise.alpha") -> Figure:

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 
 from neft_lab.claims import Comparison
 from neft_lab.figures.style import INK, MUTED, PAGE, PALETTE, PAPER, Figure, capital, finish, open_canvas
-from neft_lab.labels import short_labels
-from neft_lab.tables import rounded, title_of
+from neft_lab.labels import short_labels, title_of
+from neft_lab.tables import rounded
 
 BLUE, ORANGE, GREEN = PALETTE[:3]
 COLORS = {"higher": BLUE, "gained": BLUE, "lower": ORANGE, "lost": ORANGE, "preserved": GREEN}

@@ -21,8 +21,7 @@ from neft_lab.figures.style import (
     open_canvas,
     shades,
 )
-from neft_lab.labels import short_label
-from neft_lab.tables import title_of
+from neft_lab.labels import short_label, title_of
 
 
 def draw_task_bars(arms: Sequence[Arm], tasks: Sequence[str], *, axis: str = "noise.alpha") -> Figure:

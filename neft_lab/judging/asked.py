@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 from itertools import chain, zip_longest
 from typing import Any
 
-from neft_lab.config import JudgeConfig, JudgeKind, UserError
+from neft_lab.config import JudgeConfig, UserError
 from neft_lab.judging.audit import Repeat, audit_canaries, audit_repeats, audit_swaps, sample
-from neft_lab.judging.client import Answer, JudgingStopped, ask_all
+from neft_lab.judging.client import Answer, JudgingStopped, ask_all, look_up
 from neft_lab.judging.evaluators import OPENAI_URL, Evaluator, load_evaluator
 from neft_lab.judging.ledger import JudgementLedger
 from neft_lab.judging.pairs import DRAW, Pair, Verdict
@@ -25,8 +25,6 @@ REPEAT_DRAW = 1
 CANARY_DRAW = 1_000_000
 """Plus the day's number: a canary is asked once a day, whatever the number of cells."""
 CANARY_AGE = timedelta(days=1)
-USUAL_PAIR = Pair("x" * 165, "x" * 482, "x" * 1000)
-"""AlpacaEval's mean lengths in characters: instructions, text_davinci_003's answers, a talkative model's."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +128,13 @@ def _choose_canaries(judge: Judge, ledger: JudgementLedger) -> list[tuple[Reques
     return chosen
 
 
-def estimate(judge: Judge, requests: Sequence[Request], ledger: JudgementLedger) -> CostEstimate:
-    """What those of the requests that the ledger cannot answer will cost."""
+def estimate(
+    judge: Judge, requests: Sequence[Request], ledger: JudgementLedger, *, network: bool = True
+) -> CostEstimate:
+    """What those of the requests that the ledger cannot answer will cost.
+
+    Without `network` OpenAI's tokenizer, whose table may have to be fetched, is not used.
+    """
     known = ledger.find([request.question.key for request in requests])
     bodies = [
         judge.evaluator.body(request.pair, switched=request.question.switched, model=judge.service.model)
@@ -146,21 +149,11 @@ def estimate(judge: Judge, requests: Sequence[Request], ledger: JudgementLedger)
             body = judge.evaluator.body(pair, switched=entry.switched, model=judge.service.model)
             answered.append((prompt_bytes(body), told.tokens_in, told.tokens_out))
     return estimate_cost(
-        bodies, judge.service.price, answered=answered, openai=judge.service.base_url == OPENAI_URL
+        bodies,
+        judge.service.price,
+        answered=answered,
+        openai=network and judge.service.base_url == OPENAI_URL,
     )
-
-
-def plan_cost(config: JudgeConfig, *, pairs: int) -> CostEstimate | None:
-    """What judging one cell will cost, before there are outputs; None where nobody is paid by the token.
-
-    Taken for texts of AlpacaEval's usual lengths, nothing of it known to the ledger.
-    """
-    if config.kind not in (JudgeKind.alpaca_eval, JudgeKind.openai_compatible):
-        return None
-    judge = load_judge(config)
-    body = judge.evaluator.body(USUAL_PAIR, switched=False, model=judge.service.model)
-    requests = pairs + 2 * min(config.audit_pairs, pairs) + config.canaries
-    return estimate_cost([body] * requests, judge.service.price)
 
 
 def check_budget(judge: Judge, cost: CostEstimate, ledger: JudgementLedger) -> None:
@@ -206,8 +199,7 @@ def judge_over_http(
             answered is kept.
     """
     questions = plan_questions(judge, pairs, stored, ledger)
-    cost = estimate(judge, questions.all, ledger)
-    check_budget(judge, cost, ledger)
+    check_budget(judge, estimate(judge, questions.all, ledger), ledger)
     answers = ask_all(questions.all, judge.evaluator, judge.service, ledger, advance=advance)
     _require_complete(answers)
     found = {request.question.key: answer for request, answer in zip(questions.all, answers, strict=True)}
@@ -215,28 +207,52 @@ def judge_over_http(
     for request in questions.main:
         verdicts[request.pair] = _verdict(found[request.question.key])
     metrics = _audit(judge, questions, found) | {"judge_usd": _dollars(answers)}
-    facts = {"estimate": str(cost), **_describe(answers)}
-    return Asked(verdicts, metrics, facts)
+    return Asked(verdicts, metrics, _describe(answers))
 
 
 def fill_ledger(
     cells: Sequence[tuple[Judge, Sequence[Pair], Sequence[Pair]]], ledger: JudgementLedger, progress: Progress
-) -> None:
+) -> list[Exception | None]:
     """Ask for what several cells (judge, pairs, stored pairs) need, interleaved; each judge in one pass.
 
-    Raises:
-        JudgingStopped: the budget does not allow it, or a service is down.
+    Returns for each cell why it cannot be finished now, or None where the ledger has all that it needs.
     """
-    groups: dict[str, list[list[Request]]] = {}
-    judges: dict[str, Judge] = {}
-    for judge, pairs, stored in cells:
-        judges[judge.name] = judge
-        groups.setdefault(judge.name, []).append(plan_questions(judge, pairs, stored, ledger).all)
-    for name, judge in judges.items():
-        requests = interleave(groups[name])
+    groups: dict[str, list[int]] = {}
+    questions = [plan_questions(judge, pairs, stored, ledger).all for judge, pairs, stored in cells]
+    for number, (judge, _, _) in enumerate(cells):
+        groups.setdefault(judge.name, []).append(number)
+    found: list[Exception | None] = [None] * len(cells)
+    for numbers in groups.values():
+        asked = _ask_interleaved(
+            cells[numbers[0]][0], [questions[number] for number in numbers], ledger, progress
+        )
+        for number, failure in zip(numbers, asked, strict=True):
+            found[number] = failure
+    return found
+
+
+def _ask_interleaved(
+    judge: Judge, groups: Sequence[Sequence[Request]], ledger: JudgementLedger, progress: Progress
+) -> list[Exception | None]:
+    """Ask one judge all questions of several cells; for each cell what keeps it from being finished."""
+    requests = interleave(groups)
+    progress.start(len(requests), unit="verdict")
+    stopped: Exception | None = None
+    try:
         check_budget(judge, estimate(judge, requests, ledger), ledger)
-        progress.start(len(requests), unit="verdict")
-        ask_all(requests, judge.evaluator, judge.service, ledger, advance=progress.advance)
+        answers = ask_all(requests, judge.evaluator, judge.service, ledger, advance=progress.advance)
+    except Exception as error:  # told by every cell that it keeps from being finished
+        stopped, answers = error, look_up(requests, judge.service, ledger)
+    by_key = {request.question.key: answer for request, answer in zip(requests, answers, strict=True)}
+    return [_obstacle([by_key[request.question.key] for request in group], stopped) for group in groups]
+
+
+def _obstacle(answers: Sequence[Answer], stopped: Exception | None) -> Exception | None:
+    try:
+        _require_complete(answers)
+    except JudgingStopped as error:
+        return stopped or error
+    return None
 
 
 def _require_complete(answers: Sequence[Answer]) -> None:

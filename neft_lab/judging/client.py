@@ -66,6 +66,12 @@ def ask_all(
     return [found[request.question.key] or NOT_ASKED for request in requests]
 
 
+def look_up(requests: Sequence[Request], service: Service, ledger: JudgementLedger) -> list[Answer]:
+    """What the ledger says to requests, without asking anybody."""
+    found = _Run(service, ledger, lambda done: None).look_up(requests)
+    return [answer or NOT_ASKED for answer in found]
+
+
 @dataclass
 class _Run:
     """One pass over requests: what its workers share."""
@@ -167,7 +173,8 @@ class _Run:
     def settle(self, requests: Sequence[Request], answers: list[Answer | None]) -> None:
         """Say why the run stopped; or, where it did not, remember which questions alone got no response."""
         if self.stopped is not None:
-            self._explain(sum(answer not in (None, NOT_ASKED) for answer in answers), len(answers))
+            answered = sum(answer is not None and answer.judgement is not None for answer in answers)
+            self._explain(answered, len(answers))
         for number, answer in enumerate(answers):
             if answer is not None and answer.hole is not None and not answer.lasting:
                 key = requests[number].question.key

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import importlib.metadata
 import importlib.util
 import math
 import random
@@ -24,6 +25,7 @@ import yaml
 
 from neft_lab.config import UserError, nearest
 from neft_lab.judging.pairs import Pair, read_preference
+from neft_lab.sources import Source
 from neft_lab.store import canonical_json
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -123,6 +125,7 @@ class Evaluator:
         return [{**_role(head), "content": body.split("<|im_end|>", 1)[0]} for head, body in found]
 
 
+@cache
 def load_evaluator(name: str) -> Evaluator:
     """A judge that alpaca-eval ships, by the name of its configuration.
 
@@ -151,6 +154,12 @@ def load_evaluator(name: str) -> Evaluator:
         base_url=asked.get("client_kwargs", {}).get("base_url"),
         speaks_openai=options["fn_completions"] == "openai_completions",
     )
+
+
+def evaluator_source(name: str) -> Source:
+    """What of an evaluator enters a key: the digest of its prompt, decoding and parser; nothing is imported for it."""
+    version = importlib.metadata.version("alpaca_eval")
+    return Source("package", f"alpaca_eval/{name}", version, load_evaluator(name).digest)
 
 
 @cache

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def import_annotations(
         judgement = Judgement(
             preference,
             row.get("raw_completion"),
-            answered_at=str(row.get("date") or ""),
+            answered_at=_date(row),
             origin="imported",
         )
         found.append((question, judgement))
@@ -52,6 +53,17 @@ def import_annotations(
     new = [(question, judgement) for question, judgement in found if question.key not in known]
     ledger.record_all(new)
     return len(new)
+
+
+def _date(row: Row) -> str:
+    """When a stored verdict was given, in UTC; empty where the row does not tell."""
+    try:
+        date = datetime.fromisoformat(str(row.get("date")))
+    except ValueError:
+        return ""
+    return (
+        (date if date.tzinfo else date.replace(tzinfo=UTC)).astimezone(UTC).isoformat(timespec="milliseconds")
+    )
 
 
 def export_annotations(

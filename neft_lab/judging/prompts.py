@@ -7,12 +7,14 @@ chat markers; for answers without such markers both give the same prompt.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from neft_lab.config import UserError
+from neft_lab.sources import Source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,6 +35,14 @@ CUT = " [...]"
 SLOTS = ("instruction", "first", "second")
 
 _SLOT = re.compile(r"\{(instruction|first|second)\}")
+
+
+def prompt_source() -> Source:
+    """What of the local judge's question enters a key."""
+    text = "\0".join((QUESTION, *LABELS, PLAIN_ENDING, CUT))
+    return Source(
+        "package", "neft_lab/local_judge", digest=f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    )
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,10 @@ class Transport:
     async def _send(self, request: Request, body: dict[str, Any]) -> Judgement:
         most = upper_bound(body, self._service.price)
         limit = self._service.max_usd
-        reservation = None if limit is None else self._ledger.reserve(most, limit=limit)
+        reservation = None
+        if limit is not None:
+            reservation = self._ledger.reserve(most, limit=limit)
+            await asyncio.to_thread(self._ledger.sync)
         started = time.monotonic()
         endpoint: Any = self._client.chat.completions if self._evaluator.chat else self._client.completions
         try:
@@ -118,6 +121,7 @@ class Transport:
             seconds=round(time.monotonic() - started, 4),
         )
         self._ledger.record(request.question, judgement, reservation=reservation)
+        await asyncio.to_thread(self._ledger.sync)
         return judgement
 
     def _wait(self, state: RetryCallState) -> float:
@@ -159,12 +163,21 @@ def _read_tokens(response: dict[str, Any]) -> tuple[int, int] | None:
     return (read, written) if isinstance(read, int) and isinstance(written, int) else None
 
 
-def _open(service: Service) -> AsyncOpenAI:
-    from openai import AsyncOpenAI
+def require_key(service: Service) -> str:
+    """The API key of the environment, which a service of one's own may do without.
 
+    Raises:
+        UserError: no API key for OpenAI itself.
+    """
     key = os.environ.get("OPENAI_API_KEY")
     if not key and service.base_url == OPENAI_URL:
         raise UserError("OPENAI_API_KEY must be set in the environment to ask a judge at api.openai.com")
+    return key or "none"
+
+
+def _open(service: Service) -> AsyncOpenAI:
+    from openai import AsyncOpenAI
+
     return AsyncOpenAI(
-        api_key=key or "none", base_url=service.base_url, max_retries=0, timeout=service.timeout
+        api_key=require_key(service), base_url=service.base_url, max_retries=0, timeout=service.timeout
     )

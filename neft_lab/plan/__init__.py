@@ -20,6 +20,10 @@ from neft_lab.plan.compose import (
     sweep_of,
 )
 from neft_lab.plan.grid import Point, points, signature
+from neft_lab.plan.published import with_published
+from neft_lab.plan.scale import scaled, scaled_name
+from neft_lab.plan.template import with_trained_template
+from neft_lab.plan.tries import validation_splits
 from neft_lab.sources import Source
 from neft_lab.stages import STAGES, Stage
 from neft_lab.store import SCHEMA, make_key
@@ -65,6 +69,8 @@ class Cell:
     """Axis values of the cell this one is compared with; None for a baseline."""
     added: bool = False
     keys: Mapping[str, str] | None = None
+    arms: tuple[str, ...] = ()
+    """The tuned arms (``sweep.select``) of which this is a try."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +99,15 @@ def make_plan(overrides: Sequence[str], *, config_dir: Path | None = None) -> Pl
             cells = [Cell({}, settings)]
         else:
             sweep = sweep or SweepConfig(table=SweepConfig().table)
-            grid = points(sweep, fixed=request.fixed, extra=request.axes)
+            splits = validation_splits(sweep.select, composed) if sweep.select is not None else ()
+            grid = points(sweep, fixed=request.fixed, extra=request.axes, splits=splits)
             cells = _compose_cells(grid, request)
             settings = cells[0].config
-    keyed, planned = _keyed(cells)
+    keyed, planned = _keyed(
+        replace(cell, config=with_trained_template(with_published(scaled(cell.config)))) for cell in cells
+    )
     name = sweep.name if sweep is not None and sweep.name else f"run-{make_key({'cells': sorted(planned)})}"
+    name = scaled_name(name, settings.scale)
     return Plan(name, sweep or SweepConfig(), keyed, planned, settings)
 
 
@@ -139,7 +149,7 @@ def _cell(point: Point, parts: Parts, values: Mapping[str, Any]) -> Cell:
     except UserError as error:
         at = ", ".join(f"{name}={value}" for name, value in point.axes.items())
         raise UserError(f"{error} (cell {at})" if at else str(error)) from None
-    return Cell(point.axes, config, point.baseline, point.added)
+    return Cell(point.axes, config, point.baseline, point.added, arms=point.arms)
 
 
 def steps(cells: Iterable[Cell]) -> dict[str, Step]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from neft_lab.config import SweepConfig, UserError
+from neft_lab.config import SweepConfig, UserError, nearest
 from neft_lab.plan.compose import check_key, check_option, groups
+from neft_lab.plan.tries import check_select, select_points
 
 
 @dataclass(frozen=True)
@@ -20,18 +21,34 @@ class Point:
     baseline: dict[str, Any] | None
     added: bool = False
     """Not asked for; there because other points are compared with it."""
+    arms: tuple[str, ...] = ()
+    """The tuned arms of which this is a try."""
 
 
 def points(
-    sweep: SweepConfig, *, fixed: Mapping[str, Any], extra: Mapping[str, Sequence[Any]]
+    sweep: SweepConfig,
+    *,
+    fixed: Mapping[str, Any],
+    extra: Mapping[str, Sequence[Any]],
+    splits: Sequence[str] = (),
 ) -> list[Point]:
-    """All points of a sweep; keys the command line fixed are not swept, keys it sweeps replace the file's values."""
+    """All points of a sweep; keys the command line fixed are not swept, keys it sweeps replace the file's values.
+
+    ``splits``: the sets of instructions that every try of a tuned arm answers.
+    """
     axes = {name: list(values) for name, values in {**sweep.axes, **extra}.items()}
     _check_axes(axes, sweep, fixed)
     axes = {name: [fixed[name]] if name in fixed else values for name, values in axes.items()}
     rows = _zip_rows(sweep, {**{name: [value] for name, value in fixed.items()}, **extra})
     asked = [dict(zip(axes, values, strict=True)) | row for values in product(*axes.values()) for row in rows]
-    return list(_with_baselines(asked, sweep.baseline))
+    if sweep.select is None:
+        return list(_with_baselines(asked, sweep.baseline))
+    check_select(sweep, sweep.select, {*fixed, *extra})
+    tried: dict[str, Point] = {}
+    for values, arm in select_points(asked, sweep.select, splits):
+        point = tried.setdefault(signature(values), Point(values, None))
+        tried[signature(values)] = replace(point, arms=tuple(dict.fromkeys((*point.arms, arm))))
+    return list(tried.values())
 
 
 def signature(axes: Mapping[str, Any]) -> str:
@@ -44,14 +61,19 @@ def signature(axes: Mapping[str, Any]) -> str:
 
 
 def _check_axes(axes: Mapping[str, list[Any]], sweep: SweepConfig, fixed: Mapping[str, Any]) -> None:
-    if not axes and not sweep.zip:
+    if not axes and not sweep.zip and sweep.select is None:
         raise UserError(f"sweep.axes of '{sweep.name}' is empty; give at least one axis")
-    for name, values in [*axes.items(), *sweep.zip.items()]:
-        _check_axis(name, values)
+    tuned = [] if sweep.select is None else [one for arm in sweep.select.arms.values() for one in arm.items()]
+    for name, values in [*axes.items(), *sweep.zip.items(), *tuned]:
+        _check_axis(name, values, repeats=name in sweep.zip)
     both = set(sweep.axes) & set(sweep.zip)
     if both:
         raise UserError(f"sweep.axes and sweep.zip both name {sorted(both)[0]}; keep it in one")
     swept = {**axes, **sweep.zip}
+    known = [*swept, *(["arm"] if sweep.select is not None else [])]
+    for name in sweep.family:
+        if name not in known:
+            raise UserError(f"sweep.family names '{name}', which is no axis; {nearest(name, known)}")
     swept_groups = {name for name in swept if name in groups() and name not in fixed and len(swept[name]) > 1}
     for name in fixed:
         top = name.split(".")[0]
@@ -61,7 +83,7 @@ def _check_axes(axes: Mapping[str, list[Any]], sweep: SweepConfig, fixed: Mappin
             )
 
 
-def _check_axis(name: str, values: Any) -> None:
+def _check_axis(name: str, values: Any, *, repeats: bool) -> None:
     if not isinstance(values, list) or not values:
         raise UserError(f"sweep axis {name} must be a list with at least one value, got {values!r}")
     if name in groups():
@@ -70,7 +92,7 @@ def _check_axis(name: str, values: Any) -> None:
     else:
         check_key(name)
     seen = [signature({"value": value}) for value in values]
-    if len(set(seen)) < len(seen) and name:
+    if len(set(seen)) < len(seen) and not repeats:
         twice = next(value for value, text in zip(values, seen, strict=True) if seen.count(text) > 1)
         raise UserError(f"sweep axis {name} has {twice!r} twice; each value once")
 

@@ -34,6 +34,8 @@ class Report:
     comparisons: Sequence[Comparison]
     facts: Facts
     reader: Reader
+    paper: Sequence[Table] = ()
+    """The paper's numbers beside ours."""
     warnings: Sequence[str] = ()
     """What a reader must know before believing the answer, such as a judge that is not validated."""
     detectable: str = ""

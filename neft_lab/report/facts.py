@@ -33,14 +33,20 @@ class Dose:
     mean_noise_norm: float
     noise_to_embedding_rms: float
     equivalent_alpha: float
+    changed_token_share: float | None
+    """Percent of sampled tokens whose nearest vocabulary row changed; None where that was not looked up."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds that each finished stage of a cell took; a step that cells share stands in each of them."""
+    """Seconds that each finished stage of a cell took; a step that cells share stands in each of them.
+
+    usd: what its judge cost; None where nobody was paid.
+    """
 
     cell: str
     seconds: Mapping[str, float]
+    usd: float | None
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,8 @@ class Facts:
     costs: Sequence[Cost]
     seconds: Mapping[str, float]
     """By stage, each step counted once."""
+    usd: float | None
+    """What all judges cost, each step counted once; None where nobody was paid."""
     provenance: Provenance
 
 
@@ -91,19 +99,34 @@ def collect_facts(rows: Sequence[CellResult]) -> Facts:
         holes=[Hole(label, stage, why) for label, row in named for stage, why in row.holes.items()],
         doses=[dose for label, row in named if (dose := _dose(label, row)) is not None],
         costs=[
-            Cost(label, {stage: record["seconds"] for stage, record in row.records.items()})
+            Cost(
+                label,
+                {stage: record["seconds"] for stage, record in row.records.items()},
+                _dollars(row.records.values()),
+            )
             for label, row in named
         ],
         seconds=seconds,
+        usd=_dollars(records.values()),
         provenance=_provenance(list(records.values()), [(label, row.keys) for label, row in named]),
     )
 
 
 def _dose(label: str, row: CellResult) -> Dose | None:
-    names = ("mean_noise_norm", "noise_to_embedding_rms", "equivalent_alpha")
-    if not all(name in row.metrics for name in names):
+    if "mean_noise_norm" not in row.metrics:
         return None
-    return Dose(label, *(row.metrics[name] for name in names))
+    return Dose(
+        label,
+        row.metrics["mean_noise_norm"],
+        row.metrics["noise_to_embedding_rms"],
+        row.metrics["equivalent_alpha"],
+        row.metrics.get("changed_token_share"),
+    )
+
+
+def _dollars(records: Iterable[Record]) -> float | None:
+    paid = [record["metrics"]["judge_usd"] for record in records if "judge_usd" in record.get("metrics", {})]
+    return sum(paid) if paid else None
 
 
 def _provenance(records: Sequence[Record], keys: Sequence[tuple[str, Mapping[str, str]]]) -> Provenance:
@@ -141,9 +164,10 @@ def _environment(environment: Record) -> str:
 
 def _origins(record: Record) -> Iterable[Origin]:
     """Folders above a file stay out: they say where somebody works, not what was read."""
+    resolved = record.get("resolved", {}).get("revisions", {})
     for name, source in record.get("sources", {}).items():
         location = str(source["location"])
         if source["kind"] != "hub":
             location = PurePath(location).name
-        content = source.get("digest") or source.get("revision") or "not pinned"
+        content = source.get("digest") or source.get("revision") or resolved.get(name) or "not pinned"
         yield Origin(record["stage"], name.replace("_", " "), f"{location} ({source['kind']})", content)

@@ -18,9 +18,9 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from neft_lab.figures.style import INK, MUTED, PALETTE, PAPER, RULE
-from neft_lab.labels import short_labels
+from neft_lab.labels import short_labels, title_of
 from neft_lab.report.reader import Answer, Reader, ReaderCell
-from neft_lab.tables import rounded, title_of
+from neft_lab.tables import rounded
 
 if TYPE_CHECKING:
     from neft_lab.claims import Comparison
@@ -34,8 +34,11 @@ COLORS = {INK: "currentColor", MUTED: "var(--muted)", RULE: "var(--rule)", PAPER
     color: f"var(--series-{number})" for number, color in enumerate(PALETTE)
 }
 NUMBER = re.compile(r"[-+−–]?[\d.,]*( ?%)?( \[.*\])?( †)?")
-TONES = {"higher": "up", "gained": "up", "lower": "down", "lost": "down", "preserved": "same"}
-STAGES = ("train", "generate", "judge", "leaderboard", "analyze")
+TONES = {
+    "higher": "up", "gained": "up", "lower": "down", "lost": "down", "preserved": "same", "reproduced": "same",
+    "outside": "down", "same": "same", "differs": "down",
+}  # fmt: skip
+STAGES = ("train", "generate", "describe", "judge", "leaderboard", "analyze")
 
 
 def render(report: Report) -> str:
@@ -47,6 +50,7 @@ def render(report: Report) -> str:
         facts=report.facts,
         figures=[(figure, _follow_page(figure, number)) for number, figure in enumerate(report.figures)],
         tables=[_readable(table) for table in report.tables],
+        paper=[_readable(table) for table in report.paper],
         differences=_differences(report.comparisons),
         stages=[stage for stage in STAGES if stage in report.facts.seconds],
         total_seconds=math.fsum(report.facts.seconds.values()),
@@ -69,7 +73,12 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"clock": _clock, "short": lambda value: f"{value:.3g}", "p": _p_value}
+    environment.filters |= {
+        "clock": _clock,
+        "dollars": lambda value: f"${value:,.2f}",
+        "short": lambda value: f"{value:.3g}",
+        "p": _p_value,
+    }
     return environment.get_template("page.html.jinja")
 
 
@@ -100,6 +109,9 @@ class Cell:
     text: str
     number: bool
     """Whether its column holds numbers."""
+    strong: bool = False
+    tone: str = ""
+    """How a verdict is coloured; empty for all else."""
 
 
 @dataclass(frozen=True)
@@ -111,10 +123,19 @@ class ReadableTable:
 
 def _readable(table: Table) -> ReadableTable:
     numbers = [all(NUMBER.fullmatch(row[place]) for row in table.rows) for place in range(len(table.header))]
-    rows = [[Cell(text, number) for text, number in zip(row, numbers, strict=True)] for row in table.rows]
-    return ReadableTable(
-        table, [Cell(text, number) for text, number in zip(table.header, numbers, strict=True)], rows
-    )
+    rows = [
+        [
+            Cell(text, numbers[place], (line, place) in table.strong, _tone(text, table.header[place]))
+            for place, text in enumerate(row)
+        ]
+        for line, row in enumerate(table.rows)
+    ]
+    header = [Cell(text, number) for text, number in zip(table.header, numbers, strict=True)]
+    return ReadableTable(table, header, rows)
+
+
+def _tone(text: str, header: str) -> str:
+    return TONES.get(text.split(";")[0], "none") if header == "verdict" and text else ""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,9 @@ from neft_lab.config import (
     RegularizerConfig,
     RunConfig,
 )
+from neft_lab.judging.evaluators import evaluator_source
+from neft_lab.judging.prompts import prompt_source
+from neft_lab.judging.references import reference_source
 from neft_lab.sources import (
     Source,
     dataset_source,
@@ -84,6 +87,12 @@ class GenerateInputs(Projection):
 
 
 @dataclass
+class DescribeInputs(Projection):
+    chunk: int
+    """Tokens of an output over which its repetition is counted."""
+
+
+@dataclass
 class JudgeInputs(Projection):
     judge: JudgeConfig
 
@@ -113,6 +122,9 @@ class Stage:
     title: Callable[[RunConfig], str]
     function: str
     """``module:function``, imported when a step runs."""
+    together: str | None = None
+    """``module:function`` for what is better done for several steps at once, before each of them is run: it is handed
+    their (config, inputs, output) and a listener, and says for each why it cannot be run now, or None."""
 
 
 SILENT = NoiseConfig(
@@ -157,13 +169,27 @@ def _judge_sources(config: RunConfig) -> dict[str, Source]:
     found: dict[str, Source] = {}
     if judge.stored:
         found["stored"] = file_source(judge.stored, name="judge.stored")
+    if judge.kind.over_http or (judge.reparse and judge.evaluator):
+        found["evaluator"] = evaluator_source(str(judge.evaluator))
+    elif judge.kind is JudgeKind.local:
+        found["evaluator"] = prompt_source()
     if judge.kind is JudgeKind.file:
         return found | {"annotations": file_source(judge.annotations, name="judge.annotations")}
-    split = config.generation.split
-    found["reference"] = instructions_source(judge.reference, split, name="judge.reference")
+    found["reference"] = reference_source(judge.reference, config.generation.split)
     if judge.model is not None:
         found["judge_model"] = model_source(judge.model, name="judge.model")
     return found
+
+
+def _project_describe(config: RunConfig) -> DescribeInputs:
+    return DescribeInputs(config.analysis.chunk_of(config.dataset.name))
+
+
+def _project_analyze(config: RunConfig) -> AnalyzeInputs:
+    analysis, trained = config.analysis, config.finetune.max_length
+    return AnalyzeInputs(
+        replace(analysis, max_length=analysis.max_length or trained), replace(config.dataset)
+    )
 
 
 def _analyze_sources(config: RunConfig) -> dict[str, Source]:
@@ -203,11 +229,17 @@ STAGES: dict[str, Stage] = {
             wanted=lambda config: True, title=_outputs_title, function="neft_lab.stages.generate:generate",
         ),
         Stage(
+            name="describe", version=1, inputs=DescribeInputs, project=_project_describe,
+            needs=lambda config: ("generate",),
+            sources=lambda config: {} if config.generation.source is GenerationSource.file else _generate_sources(config),
+            wanted=lambda config: True, title=_outputs_title, function="neft_lab.stages.describe:describe",
+        ),
+        Stage(
             name="judge", version=1, inputs=JudgeInputs, project=lambda config: JudgeInputs(config.judge),
             needs=lambda config: ("generate",), sources=_judge_sources,
             wanted=lambda config: config.judge.kind is not JudgeKind.none,
             title=lambda config: f"{_outputs_title(config)}-{config.judge.name}",
-            function="neft_lab.stages.judge:judge",
+            function="neft_lab.stages.judge:judge", together="neft_lab.stages.judge:judge_together",
         ),
         Stage(
             name="leaderboard", version=1, inputs=LeaderboardInputs,
@@ -218,10 +250,9 @@ STAGES: dict[str, Stage] = {
             function="neft_lab.stages.leaderboard:leaderboard",
         ),
         Stage(
-            name="analyze", version=1, inputs=AnalyzeInputs,
-            project=lambda config: AnalyzeInputs(config.analysis, replace(config.dataset)),
-            needs=lambda config: ("train",), sources=_analyze_sources,
-            wanted=lambda config: config.analysis.rows > 0,
+            name="analyze", version=2, inputs=AnalyzeInputs,
+            project=_project_analyze, needs=lambda config: ("train",), sources=_analyze_sources,
+            wanted=lambda config: max(config.analysis.rows, config.analysis.answers, config.analysis.flip_tokens) > 0,
             title=lambda config: f"{_model_title(config)}-{config.analysis.name}",
             function="neft_lab.stages.analyze:analyze",
         ),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neft_lab.batching import plan_batches, plan_digest
 from neft_lab.config import GenerationConfig, GenerationSource, UserError
@@ -14,6 +15,9 @@ from neft_lab.progress import Progress
 from neft_lab.prompts import render_prompt
 from neft_lab.stages import GenerateInputs, Inputs, Metrics
 from neft_lab.store import read_json, write_json
+
+if TYPE_CHECKING:
+    from neft_lab.decoding import Decoded, Prompt
 
 
 def generate(config: GenerateInputs, inputs: Inputs, output: Path, progress: Progress) -> Metrics:
@@ -31,15 +35,14 @@ def generate(config: GenerateInputs, inputs: Inputs, output: Path, progress: Pro
         rows = [
             {
                 "instruction": asked.instruction,
-                "output": text,
+                "output": answer.text,
                 "generator": output.name,
                 "dataset": asked.dataset,
             }
-            for asked, (text, _, _) in zip(instructions, answers, strict=True)
+            for asked, answer in zip(instructions, answers, strict=True)
         ]
-        cut = sum(stopped_by_limit for _, _, stopped_by_limit in answers)
-        metrics = {"output_tokens": sum(tokens for _, tokens, _ in answers) / len(answers),
-                   "cut_share": 100 * cut / len(answers)}  # fmt: skip
+        metrics = {"output_tokens": sum(answer.tokens for answer in answers) / len(answers),
+                   "cut_share": 100 * sum(answer.cut for answer in answers) / len(answers)}  # fmt: skip
     write_json(output / "outputs.json", rows)
     return metrics | {"output_characters": int(sum(len(row["output"]) for row in rows) / len(rows))}
 
@@ -56,68 +59,70 @@ def _copied(path: Path, limit: int | None) -> list[dict[str, Any]]:
     return rows[:limit]
 
 
-Answer = tuple[str, int, bool]
-"""Text, new tokens, and whether the limit cut it."""
-
-
 def _answer(
     instructions: Sequence[Instruction],
     config: GenerationConfig,
     inputs: Inputs,
     output: Path,
     progress: Progress,
-) -> list[Answer]:
-    from transformers import set_seed
-
+) -> list[Decoded]:
+    """One answer per instruction, in their order: where several are sampled, the longest in characters."""
     from neft_lab.models import load_trained
 
     assert inputs.train is not None
     loaded = load_trained(inputs.train, precision=config.precision.name, device=inputs.device)
-    prompts = [
-        render_prompt(config.template, asked.instruction) + config.prompt_suffix for asked in instructions
+    texts = [_prompt(asked.instruction, config) for asked in instructions]
+    ids = [loaded.tokenizer(text)["input_ids"][-config.max_prompt_tokens :] for text in texts]
+    drawn = _decode(loaded, _prompts(ids, config), texts, config, output / "answers.jsonl", progress)
+    groups = [drawn[start : start + config.best_of] for start in range(0, len(drawn), config.best_of)]
+    return [max(group, key=lambda answer: len(answer.text)) for group in groups]
+
+
+def _prompt(instruction: str, config: GenerationConfig) -> str:
+    asked = f"{instruction}\n{config.meta_prompt}" if config.meta_prompt else instruction
+    return render_prompt(config.template, asked) + config.prompt_suffix
+
+
+def _prompts(ids: Sequence[list[int]], config: GenerationConfig) -> list[Prompt]:
+    """All answers to decode, those of one instruction side by side."""
+    from neft_lab.decoding import Prompt, row_seed
+
+    total = config.max_total_tokens
+    limits = [min(config.max_new_tokens, total - len(row)) if total else config.max_new_tokens for row in ids]
+    return [
+        Prompt(row, limit, row_seed(config.seed, number, draw))
+        for number, (row, limit) in enumerate(zip(ids, limits, strict=True))
+        for draw in range(config.best_of)
     ]
-    ids = [loaded.tokenizer(prompt)["input_ids"][-config.max_prompt_tokens :] for prompt in prompts]
+
+
+def _decode(
+    loaded: Any,
+    prompts: Sequence[Prompt],
+    texts: Sequence[str],
+    config: GenerationConfig,
+    journal: Path,
+    progress: Progress,
+) -> list[Decoded]:
+    """Decode in batches planned ahead; a pass that was stopped goes on behind its last whole batch."""
+    from neft_lab.decoding import Decoded, decode_batch
+
     batches = plan_batches(
-        [len(row) for row in ids], token_budget=config.token_budget, extra=config.max_new_tokens
+        [len(prompt.ids) for prompt in prompts],
+        token_budget=config.token_budget,
+        extra=max(prompt.limit for prompt in prompts),
     )
-    journal = output / "answers.jsonl"
-    with BatchJournal(journal, plan=plan_digest(batches, prompts)) as finished:
+    with BatchJournal(journal, plan=plan_digest(batches, texts)) as finished:
         done = sum(len(batches[number]) for number in finished.finished)
         progress.start(len(prompts), unit="answer", done=done)
         for number, batch in enumerate(batches):
             if number not in finished.finished:
-                set_seed(number)  # sampling, where asked for, is the same after a resume
-                finished.append(number, _generate_batch(loaded, [ids[row] for row in batch], config))
+                answers = decode_batch(loaded, [prompts[row] for row in batch], config)
+                finished.append(number, [astuple(answer) for answer in answers])
                 progress.advance(len(batch))
-    answers: dict[int, Answer] = {}
+    found: dict[int, Decoded] = {}
     for number, batch in enumerate(batches):
-        answers.update(zip(batch, map(tuple, finished.finished[number]), strict=True))
+        answers = [Decoded(*values) for values in finished.finished[number]]
+        found.update(zip(batch, answers, strict=True))
     journal.unlink()
-    return [answers[row] for row in range(len(prompts))]
-
-
-def _generate_batch(loaded: Any, rows: Sequence[Sequence[int]], config: GenerationConfig) -> list[Answer]:
-    """Left-padded greedy (or sampled) decoding of one batch."""
-    import torch
-
-    tokenizer, model = loaded.tokenizer, loaded.model
-    longest = max(map(len, rows))
-    ids = torch.tensor([[tokenizer.pad_token_id] * (longest - len(row)) + list(row) for row in rows])
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-    sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    if config.temperature > 0:
-        sampling = {"do_sample": True, "temperature": config.temperature, "top_p": config.top_p, "top_k": 0}
-    with torch.inference_mode():
-        sequences = model.eval().generate(
-            ids.to(model.device), attention_mask=mask.to(model.device), max_new_tokens=config.max_new_tokens,
-            repetition_penalty=config.repetition_penalty, **sampling,
-        )  # fmt: skip
-    ends = model.generation_config.eos_token_id
-    ends = set(ends if isinstance(ends, list) else [ends])
-    return [_read_answer(row[longest:].tolist(), ends, tokenizer) for row in sequences]
-
-
-def _read_answer(new: list[int], ends: set[int], tokenizer: Any) -> Answer:
-    stop = next((place for place, token in enumerate(new) if token in ends), None)
-    kept = new if stop is None else new[:stop]
-    return tokenizer.decode(kept, skip_special_tokens=True).strip(), len(kept), stop is None
+    return [found[row] for row in range(len(prompts))]

@@ -19,12 +19,11 @@ from neft_lab.judging.pairs import (
     output_characters,
     read_rows,
 )
+from neft_lab.judging.references import load_references, reference_revision
 from neft_lab.judging.summary import summarise
-from neft_lab.progress import Progress
+from neft_lab.progress import Listener, Progress
 from neft_lab.stages import Inputs, JudgeInputs, Metrics
 from neft_lab.store import write_json
-
-OVER_HTTP = (JudgeKind.alpaca_eval, JudgeKind.openai_compatible)
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,10 @@ class Cell:
 
     def match(self) -> list[Pair]:
         """Every output with its reference answer."""
-        references = _references(self.inputs)
+        source = self.inputs.sources["reference"]
+        references = load_references(source)
+        if revision := reference_revision(source):
+            self.progress.resolved["reference_revision"] = revision
         check_reference(references)
         return match_rows(self.outputs, references)
 
@@ -99,27 +101,6 @@ def judge(config: JudgeInputs, inputs: Inputs, output: Path, progress: Progress)
     )
     write_json(output / "results.json", {"judge": annotator, "metrics": metrics, **facts})
     return metrics
-
-
-def _references(inputs: Inputs) -> list[dict[str, Any]]:
-    from neft_lab.datasets import load_instructions
-
-    source = inputs.sources["reference"]
-    rows = load_instructions(source)
-    silent = sum(row.reference is None for row in rows)
-    if silent:
-        raise UserError(
-            f"judge.reference '{source.location}' has {silent} rows without an output; every one needs one"
-        )
-    return [
-        {
-            "instruction": row.instruction,
-            "output": row.reference,
-            "generator": row.generator or source.location.rsplit("/", 1)[-1],
-            "dataset": row.dataset,
-        }
-        for row in rows
-    ]
 
 
 def _prefer_longest(cell: Cell) -> Judged:
@@ -205,24 +186,35 @@ def ledger_folder(output: Path) -> Path:
     return output.parents[1] / FOLDER
 
 
-def judge_together(steps: Sequence[tuple[JudgeInputs, Inputs, Path]], progress: Progress) -> None:
+def judge_together(
+    steps: Sequence[tuple[JudgeInputs, Inputs, Path]], listener: Listener | None = None
+) -> list[Exception | None]:
     """Ask for the verdicts of several cells in turn, so that a judge that drifts treats all arms alike.
 
     `steps` are configuration, inputs and work folder of judge steps about to run, each of which then finds its
-    verdicts in the ledger. Steps whose judge is not asked over HTTP are left alone.
+    verdicts in the ledger. Returns for each why it cannot be finished now; None where it can be tried. Steps whose judge
+    is not asked over HTTP are left alone.
     """
     from neft_lab.judging.asked import fill_ledger, load_judge
     from neft_lab.judging.ledger import JudgementLedger
 
-    asked = [
-        (load_judge(config.judge), Cell.read(config.judge, inputs, output, progress))
-        for config, inputs, output in steps
-        if config.judge.kind in OVER_HTTP
-    ]
-    if not asked:
-        return
-    with JudgementLedger(ledger_folder(asked[0][1].output)) as ledger:
-        fill_ledger([(found, cell.match(), cell.stored_pairs) for found, cell in asked], ledger, progress)
+    progress = Progress(steps[0][2], listener=listener)
+    found: list[Exception | None] = [None] * len(steps)
+    cells, numbers = [], []
+    for number, (config, inputs, output) in enumerate(steps):
+        if not config.judge.kind.over_http:
+            continue
+        try:
+            cell = Cell.read(config.judge, inputs, output, progress)
+            cells.append((load_judge(config.judge), cell.match(), cell.stored_pairs))
+            numbers.append(number)
+        except UserError as error:
+            found[number] = error
+    if cells:
+        with JudgementLedger(ledger_folder(steps[numbers[0]][2])) as ledger:
+            for number, obstacle in zip(numbers, fill_ledger(cells, ledger, progress), strict=True):
+                found[number] = obstacle
+    return found
 
 
 JUDGES: dict[JudgeKind, Callable[[Cell], Judged]] = {

@@ -8,11 +8,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from transformers import set_seed
+
 from neft_lab.config import FinetuneConfig, Method
-from neft_lab.datasets import load_instructions, prepare_examples
+from neft_lab.datasets import Prepared, load_instructions, prepare_examples
 from neft_lab.dose import sample_changed_tokens
 from neft_lab.interventions import Interventions
 from neft_lab.models import LoadedModel, load_adapted, load_source, load_tokenizer
+from neft_lab.processes import check_machine, gather_weights, launch
 from neft_lab.progress import Progress, read_events
 from neft_lab.stages import SILENT, Inputs, Metrics, TrainInputs
 from neft_lab.store import read_json, write_json
@@ -33,7 +36,7 @@ def train(config: TrainInputs, inputs: Inputs, output: Path, progress: Progress)
         return {}
     finished = output / "finished.json"
     if not finished.is_file():
-        write_json(finished, fine_tune(config, inputs, output, progress))
+        write_json(finished, _fine_tune_shared(config, inputs, output, progress))
     shutil.rmtree(output / "checkpoints", ignore_errors=True)
     told = read_json(finished)
     progress.resolved.update(told["resolved"])
@@ -41,16 +44,28 @@ def train(config: TrainInputs, inputs: Inputs, output: Path, progress: Progress)
     return metrics
 
 
+def _fine_tune_shared(
+    config: TrainInputs, inputs: Inputs, output: Path, progress: Progress
+) -> dict[str, Any]:
+    """Train in this process, or in as many as ``finetune.processes`` says."""
+    finetune = config.finetune
+    copied = finetune.method is Method.full and config.regularizer is not None and config.regularizer.kl > 0
+    check_machine(finetune, device=inputs.device, keeps_copy=copied)
+    if finetune.processes == 1 and not finetune.sharded:
+        return fine_tune(config, inputs, output, progress)
+    _prepare(config, inputs)  # a mistake in the data is told before anything is started
+    return launch(fine_tune, config, inputs, output, progress, processes=finetune.processes)
+
+
 def fine_tune(config: TrainInputs, inputs: Inputs, output: Path, progress: Progress) -> dict[str, Any]:
     """Train in this process, alone or as one of several; metrics and what was resolved. The first process writes."""
     source, trust = inputs.sources["model"], config.model.trust_remote_code
-    assert config.dataset is not None and config.regularizer is not None
-    asked = load_instructions(inputs.sources["evaluation"]) if "evaluation" in inputs.sources else []
-    prepared = prepare_examples(
-        inputs.sources["dataset"], config.dataset, load_tokenizer(source, trust_remote_code=trust),
-        max_length=config.finetune.max_length, evaluation=[one.instruction for one in asked],
-    )  # fmt: skip
-    loaded = load_adapted(source, config.finetune, device=inputs.device, trust_remote_code=trust)
+    assert config.regularizer is not None
+    prepared = _prepare(config, inputs)
+    # what is to be sharded is loaded on the host: whole, it may fit no GPU
+    place = "cpu" if config.finetune.sharded else inputs.device
+    set_seed(config.seed)  # adapters begin at random
+    loaded = load_adapted(source, config.finetune, device=place, trust_remote_code=trust)
     noise_config = config.noise or SILENT
     interventions = Interventions(loaded.model, noise_config, config.regularizer, seed=config.seed)
     trainer = NoisyTrainer(
@@ -72,13 +87,26 @@ def fine_tune(config: TrainInputs, inputs: Inputs, output: Path, progress: Progr
         "changed_token_share_n": changed.tokens,
     }
     progress.event(kind="dose", **dose)
-    _save(loaded, config, output, _pointer(config, inputs))
+    weights = gather_weights(trainer)
+    if trainer.is_world_process_zero():
+        _save(loaded, config, output, _pointer(config, inputs), weights)
     counts = {"train_rows": len(prepared.examples), **trainer.counts(),
               "truncated_share": 100 * prepared.truncated / len(prepared.examples)}  # fmt: skip
     return {
         "metrics": _curve_metrics(output) | counts | dose,
         "resolved": prepared.facts | _circumstances(loaded, trainer, config.finetune, inputs.device),
     }
+
+
+def _prepare(config: TrainInputs, inputs: Inputs) -> Prepared:
+    """The examples; tokenised once, by whichever process comes first."""
+    assert config.dataset is not None
+    asked = load_instructions(inputs.sources["evaluation"]) if "evaluation" in inputs.sources else []
+    tokenizer = load_tokenizer(inputs.sources["model"], trust_remote_code=config.model.trust_remote_code)
+    return prepare_examples(
+        inputs.sources["dataset"], config.dataset, tokenizer,
+        max_length=config.finetune.max_length, evaluation=[one.instruction for one in asked],
+    )  # fmt: skip
 
 
 def _circumstances(
@@ -92,6 +120,8 @@ def _circumstances(
         "precision": "bfloat16" if computes_in_bf16(config, device) else weights,
         "optimizer": optimizer_name(config, device),
         "attention": trainer.attention,
+        "processes": trainer.args.world_size,
+        "sharded": trainer.is_fsdp_enabled,
         "tokens_per_second": round(trainer.tokens_per_second, 1),
     }
 
@@ -104,11 +134,17 @@ def _pointer(config: TrainInputs, inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def _save(loaded: LoadedModel, config: TrainInputs, output: Path, pointer: dict[str, Any]) -> None:
+def _save(
+    loaded: LoadedModel,
+    config: TrainInputs,
+    output: Path,
+    pointer: dict[str, Any],
+    weights: dict[str, Any] | None,
+) -> None:
     name = "model" if config.finetune.method is Method.full else "adapter"
     partial = output / f"{name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    loaded.model.save_pretrained(partial)
+    loaded.model.save_pretrained(partial, state_dict=weights)
     loaded.tokenizer.save_pretrained(partial)
     write_json(output / "base.json", pointer)
     shutil.rmtree(output / name, ignore_errors=True)

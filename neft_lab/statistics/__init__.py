@@ -5,6 +5,7 @@ rates and their differences are in percent and percentage points, intervals are 
 """
 
 from neft_lab.statistics.best import BestComparison, compare_with_best
+from neft_lab.statistics.design import PUBLISHED_PAIR, SmallestDifference, smallest_difference
 from neft_lab.statistics.difficulty import Difficulty, estimate_difficulty
 from neft_lab.statistics.equivalence import Preservation, Replication, equivalence, replication
 from neft_lab.statistics.estimates import (
@@ -24,6 +25,7 @@ from neft_lab.statistics.resampling import resample_means
 from neft_lab.statistics.scores import preference_scores
 
 __all__ = [
+    "PUBLISHED_PAIR",
     "BestComparison",
     "Difficulty",
     "Estimate",
@@ -31,6 +33,7 @@ __all__ = [
     "PairedDifference",
     "Preservation",
     "Replication",
+    "SmallestDifference",
     "Variation",
     "VerdictCounts",
     "accuracy",
@@ -52,5 +55,6 @@ __all__ = [
     "replication",
     "resample_means",
     "sign_flip_p",
+    "smallest_difference",
     "win_rate",
 ]

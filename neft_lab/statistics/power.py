@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from neft_lab.statistics.scores import Floats, as_scores, find_complete
+from neft_lab.statistics.scores import Floats, as_rows, as_scores, find_complete
 from neft_lab.statistics.spread import Spread, measure_spread
 
 _normal_cdf = np.frompyfunc(lambda x: math.erfc(-x / math.sqrt(2)) / 2, 1, 1)
@@ -16,7 +16,7 @@ _normal_cdf = np.frompyfunc(lambda x: math.erfc(-x / math.sqrt(2)) / 2, 1, 1)
 
 @dataclass(frozen=True)
 class Variation:
-    """How much the difference between two arms varies, in points, and where these numbers come from."""
+    """How much the difference between two arms varies, in points or the metric's unit, and where that comes from."""
 
     paired_sd: float
     """Over instructions, between two checkpoints of one seed."""
@@ -32,14 +32,15 @@ class Variation:
             raise ValueError(f"standard deviations must be >= 0 and repeatable in [0, 1], got {self}")
 
 
-def measure_variation(a: ArrayLike, b: ArrayLike, *, source: str) -> Variation:
-    """Measure from a pilot: scores in [0, 1] of two arms, (items,) or (seeds, items).
+def measure_variation(a: ArrayLike, b: ArrayLike, *, source: str, scale: float = 100.0) -> Variation:
+    """Measure from a pilot: scores in [0, 1] of two arms, (items,) or (seeds, items); `scale=1`: any quantity.
 
     One seed says nothing of the seed variation: NaN, which `power` refuses for designs of several seeds.
     """
-    left, right = as_scores(a), as_scores(b)
+    read = as_scores if scale == 100 else as_rows
+    left, right = read(a), read(b)
     kept, complete = find_complete(left, right)
-    differences = 100 * (left - right)[kept][:, complete]
+    differences = scale * (left - right)[kept][:, complete]
     seeds, count = differences.shape
     paired = float(np.mean(differences.var(axis=1, ddof=1)))
     if seeds == 1:

@@ -1,11 +1,11 @@
-"""What a sweep can show, before it is run."""
+"""How small a difference a sweep can see, before it is run."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
 
-from neft_lab.statistics import Variation, minimum_detectable_difference
+from neft_lab.statistics.power import Variation, minimum_detectable_difference
 
 PUBLISHED_PAIR = Variation(
     paired_sd=56.16,
@@ -17,15 +17,18 @@ PUBLISHED_PAIR = Variation(
 
 @dataclass(frozen=True)
 class SmallestDifference:
-    """The smallest true difference, in points, that a design would find with probability `power`."""
+    """The smallest true difference that a design would find with probability `power`."""
 
     points: float
+    """Percentage points for rates, else in the metric's own unit."""
     items: int
     seeds: int
     variation: Variation
     power: float
     alpha: float
     """Two-sided level of one comparison, after sharing 5 % among the comparisons of the family."""
+    unit: str = "points"
+    items_are: str = "instructions"
 
     @property
     def assumes_equal_seeds(self) -> bool:
@@ -34,11 +37,12 @@ class SmallestDifference:
 
     def __str__(self) -> str:
         if_equal = ", if seeds do not differ," if self.assumes_equal_seeds else ""
-        seed_sd = "unknown" if math.isnan(self.variation.seed_sd) else f"{self.variation.seed_sd:.3g} points"
+        unit = f" {self.unit}" if self.unit else ""
+        seed_sd = "unknown" if math.isnan(self.variation.seed_sd) else f"{self.variation.seed_sd:.3g}{unit}"
         about = "these two checkpoints" if self.seeds == 1 else f"arms of {self.seeds} seeds"
         return (
-            f"{self.items} instructions can tell {about} apart{if_equal} from {self.points:.2g} points on "
-            f"({self.power:.0%} power, two-sided {self.alpha:.2g}; paired sd {self.variation.paired_sd:.3g} points, "
+            f"{self.items} {self.items_are} can tell {about} apart{if_equal} from {self.points:.2g}{unit} on "
+            f"({self.power:.0%} power, two-sided {self.alpha:.2g}; paired sd {self.variation.paired_sd:.3g}{unit}, "
             f"seed sd {seed_sd}; from {self.variation.source})"
         )
 
@@ -50,8 +54,10 @@ def smallest_difference(
     variation: Variation = PUBLISHED_PAIR,
     comparisons: int = 1,
     power: float = 0.8,
+    unit: str = "points",
+    items_are: str = "instructions",
 ) -> SmallestDifference:
-    """How small a difference in points a sweep can see.
+    """How small a difference a sweep can see, in points or in the `unit` that `variation` is in.
 
     `variation` names its source: a pilot (`measure_variation`), the published pair, or the user. `comparisons` is the
     size of the family that claims are made about: each is planned at 5 % divided by it, Holm's first step. Where the
@@ -64,4 +70,4 @@ def smallest_difference(
     points = minimum_detectable_difference(
         items=items, seeds=seeds, variation=known, power=power, alpha=alpha
     )
-    return SmallestDifference(points, items, seeds, variation, power, alpha)
+    return SmallestDifference(points, items, seeds, variation, power, alpha, unit, items_are)
