@@ -83,7 +83,7 @@ class Interventions:
             hook.check(micro_batches * self.steps)
 
     def doses(self) -> dict[str, float]:
-        """The noise that was given, and the size of FreeLB's perturbations where there are any.
+        """The noise that was given; under FreeLB its perturbations, and examples by passes that had one.
 
         Under torch.distributed this is a collective call: make it on every process.
         """
@@ -94,8 +94,9 @@ class Interventions:
             "equivalent_alpha": noise.equivalent_alpha,
         }
         if self.adversary.active:
-            told["mean_perturbation_norm"] = self.adversary.dose().mean_noise_norm
-            told["adversarial_passes"] = self.adversary.fired
+            perturbed = self.adversary.dose()
+            told["mean_perturbation_norm"] = perturbed.mean_noise_norm
+            told["perturbed_examples"] = perturbed.examples
         return told
 
     def state_dict(self) -> dict[str, Any]:

@@ -10,13 +10,14 @@ the vocabulary, ``p_0`` that of the untouched model.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from neft_lab.config import RegularizerConfig
+from neft_lab.config import RegularizerConfig, UserError
 from neft_lab.datasets import IGNORED
 
 
@@ -84,6 +85,16 @@ def label_weights(example: Labelled, config: RegularizerConfig, *, eos_id: int) 
         for label, text in zip(example.labels, example.prompt_text_mask, strict=True)
     ]
     return [0.0, *weights[1:]]
+
+
+def require_ends(examples: Iterable[Labelled], config: RegularizerConfig, *, eos_id: int) -> None:
+    """Raise UserError where the end token's weight was changed and no response has one: it would do nothing."""
+    if config.eos_weight == 1 or any(label == eos_id for example in examples for label in example.labels):
+        return
+    raise UserError(
+        f"regularizer.eos_weight is {config.eos_weight:g}, but no response of this data ends in the tokenizer's end "
+        "token: they are all cut, or dataset.template ends them otherwise; raise finetune.max_length or change the template"
+    )
 
 
 def _weight(label: int, text: int, config: RegularizerConfig, *, eos_id: int) -> float:

@@ -261,6 +261,7 @@ class NoisyTrainer(Trainer):
         if self.accelerator.is_main_process:
             sync_folder(root / PARTIAL)
             os.rename(written, root / name)
+            shutil.rmtree(root / PARTIAL)
             for older in root.glob("checkpoint-*"):
                 if older.name != name:
                     shutil.rmtree(older)

@@ -94,7 +94,7 @@ def test_a_run_that_reaches_for_another_group_fails_with_the_stage_and_the_field
 
     model = replace(config.model, source=type(config.model.source).local, path=str(tiny_llama))
     inputs = Inputs(device="cpu", sources={"model": model_source(model)})
-    with pytest.raises(AttributeError, match="stage generate reads 'model'"):
+    with pytest.raises(AttributeError, match="stage generate reads 'finetune'"):
         train(GenerateInputs(config.generation), inputs, tmp_path, Progress(tmp_path))
 
 

@@ -17,7 +17,7 @@ from neft_lab.paths import PACKAGE_DIR
 
 HEAVY = ("torch", "transformers", "lm_eval", "alpaca_eval", "wandb", "scipy", "matplotlib", "ray", "submitit")
 FOUNDATION = {"config", "paths", "store"}
-ABOVE_STAGES = {"run", "judge_table", "execute", "plan", "engines", "step", "inputs", "publish", "findings", "typeset", "judge_table", "paper", "answer", "tables", "claims", "items",
+ABOVE_STAGES = {"run", "judge_table", "execute", "plan", "engines", "step", "inputs", "publish", "findings", "typeset", "paper", "answer", "tables", "claims", "items",
                 "labels", "arms", "pilot", "selection", "budget", "report", "figures", "tracking", "terminal", "explain", "results"}  # fmt: skip
 SECONDS = 20
 """Generous: about one second on a quiet machine."""

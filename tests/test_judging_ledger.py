@@ -118,7 +118,7 @@ def test_an_answer_is_kept_before_the_disk_has_it_and_used_after(
         slow(ledger)
 
     monkeypatch.setattr(JudgementLedger, "sync", sync)
-    with judge_server() as (url, seen), ThreadPoolExecutor(1) as pool:
+    with judge_server() as (url, _), ThreadPoolExecutor(1) as pool:
         running = pool.submit(_ask, url, tmp_path, told)
         deadline = time.monotonic() + 20
         while len(seen_by_another) < CONCURRENCY and time.monotonic() < deadline:

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from neft_lab.execute import freeze
 from neft_lab.plan import make_plan
-from neft_lab.step import run_step
+from neft_lab.step import StepFailed, run_step
 from neft_lab.store import Store, read_json
 from tests.test_train import curve, own_rows, train
 
@@ -82,7 +81,7 @@ def test_a_resumed_training_ends_in_the_same_bits(method: str, tiny_llama: Path,
     assert file.read_bytes() == next(resumed.glob("*/*model.safetensors")).read_bytes()
     metrics = [read_json(folder / "record.json")["metrics"] for folder in (whole, resumed)]
     assert metrics[0] == metrics[1]
-    assert metrics[0]["adversarial_passes"] == 2 * metrics[0]["micro_batches"]
+    assert metrics[0]["perturbed_examples"] == 2 * 6 * 2, "two passes of six steps of two examples"
 
 
 def test_the_stack_keeps_the_dose_of_its_noise(tiny_llama: Path, tmp_path: Path) -> None:
@@ -101,8 +100,16 @@ def test_nothing_asked_for_is_the_plain_training_bit_for_bit(tiny_llama: Path, t
     assert files[0] == files[1]
 
 
-def test_a_part_that_did_not_act_fails_the_training(tiny_llama: Path, tmp_path: Path) -> None:
-    """The untouched model is never changed, so a training whose passes all ran on it would have no noise."""
+def test_a_weight_of_end_tokens_that_nothing_has_is_told(tiny_llama: Path, tmp_path: Path) -> None:
+    """Every response is cut, so that none has its end."""
+    data = own_rows(tmp_path, [{"instruction": "Tell a story.", "output": "And then it rained again. " * 40}])
+    told = "regularizer.eos_weight is 0, but no response of this data ends in the"
+    with pytest.raises(StepFailed, match=told):
+        train(tiny_llama, tmp_path, *data, "regularizer=eos_masked", "finetune.max_length=128")
+
+
+def test_a_part_that_did_not_act_fails_the_training() -> None:
+    """Passes in eval mode go by the hook."""
     from neft_lab.interventions import Interventions
     from tests.noise_cases import PAPER, llama, padded_batch
     from tests.test_regularizers import PLAIN
@@ -116,4 +123,3 @@ def test_a_part_that_did_not_act_fails_the_training(tiny_llama: Path, tmp_path: 
         RuntimeError, match="noise.alpha is 5, but of 1 training micro-batches 1 were armed and 0"
     ):
         interventions.check(1)
-    assert torch.is_grad_enabled()

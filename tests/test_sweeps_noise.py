@@ -124,7 +124,13 @@ NAMES: Mapping[str, int] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("sweep", SWEEPS)
+SAMPLE = ("length_controls", "frozen_parts")
+"""What the ordinary run takes from end to end; all sweeps are part of make soak."""
+
+
+@pytest.mark.parametrize(
+    "sweep", [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.soak) for name in SWEEPS]
+)
 def test_a_sweep_runs_from_end_to_end(
     sweep: str, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

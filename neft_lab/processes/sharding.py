@@ -81,4 +81,9 @@ def gather_weights(trainer: Any) -> dict[str, Any] | None:
     if not trainer.is_fsdp_enabled:
         return None
     weights: dict[str, Any] = trainer.accelerator.get_state_dict(trainer.model)
-    return weights
+    return {name: weight for name, weight in weights.items() if name not in _tied(trainer.model)}
+
+
+def _tied(model: Any) -> set[str]:
+    """Weights that are another's under a second name, and are not written twice."""
+    return set(getattr(model, "all_tied_weights_keys", None) or {})

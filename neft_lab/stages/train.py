@@ -17,6 +17,7 @@ from neft_lab.interventions import Interventions
 from neft_lab.models import LoadedModel, load_adapted, load_source, load_tokenizer
 from neft_lab.processes import check_machine, gather_weights, launch
 from neft_lab.progress import Progress, read_events
+from neft_lab.regularizers import require_ends
 from neft_lab.stages import SILENT, Inputs, Metrics, TrainInputs
 from neft_lab.store import read_json, write_json
 from neft_lab.trainer import NoisyTrainer, Rows
@@ -67,6 +68,7 @@ def fine_tune(config: TrainInputs, inputs: Inputs, output: Path, progress: Progr
     set_seed(config.seed)  # adapters begin at random
     loaded = load_adapted(source, config.finetune, device=place, trust_remote_code=trust)
     noise_config = config.noise or SILENT
+    require_ends(prepared.examples, config.regularizer, eos_id=loaded.tokenizer.eos_token_id)
     interventions = Interventions(loaded.model, noise_config, config.regularizer, seed=config.seed)
     trainer = NoisyTrainer(
         model=loaded.model,
