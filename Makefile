@@ -9,7 +9,7 @@ demo: setup
 	.venv/bin/python -m neft_lab.run +sweep=alpha_grid
 
 test: setup
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --numprocesses auto --dist loadfile
 
 soak: setup
 	.venv/bin/python -m pytest -m soak --timeout=3600

@@ -100,7 +100,7 @@ def test_a_full_disk_is_told_in_one_line_and_with_room_the_run_goes_on(
         assert "no space left on the disk" in told and "Traceback" not in told
         ballast.unlink()
         finish(arguments, tmp_path)
-        assert len(records(disk / "results")) == 3
+        assert len(records(disk / "results")) == 4
         finish(command(tiny_llama), tmp_path)
         assert table(disk / "results") == table(tmp_path / "results")
 
