@@ -111,7 +111,7 @@ def shared_options(folder: str, steps: int, device: str) -> dict[str, Any]:
 
 def run_ours(model: Any, rows: Any, steps: int, folder: str, device: str) -> list[float]:
     from neft_lab.datasets import Example
-    from neft_lab.noise_hook import EmbeddingNoise
+    from neft_lab.interventions import Interventions
     from neft_lab.plan import expand
     from neft_lab.progress import Progress
     from neft_lab.trainer import NoisyTrainer, Rows
@@ -130,9 +130,7 @@ def run_ours(model: Any, rows: Any, steps: int, folder: str, device: str) -> lis
         args=training_arguments(config.finetune, Path(folder), rows=len(rows), seed=0, device=device),
         train_dataset=Rows(examples),
         config=config.finetune,
-        noise=EmbeddingNoise(model, config.noise, seed=0),
-        noise_config=config.noise,
-        regularizer=config.regularizer,
+        interventions=Interventions(model, config.noise, config.regularizer, seed=0),
         tokenizer=make_tokenizer(),
         progress=Progress(Path(folder)),
     )
@@ -268,6 +266,7 @@ def main() -> None:
     parser.add_argument(
         "--precision", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"]
     )
+    parser.add_argument("--shape", default="smollm2_135m", choices=list(SHAPES), help="of the random model")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument(
         "--steps", type=int, default=3, help="optimizer steps that are timed; one more warms up"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import sys
 import time
 import traceback
@@ -151,7 +152,9 @@ def _call_stage(frozen: dict[str, Any], inputs: Inputs, progress: Progress) -> t
         )
     quiet_libraries()
     metrics: Metrics = _function(stage.function)(_stage_config(frozen), inputs, progress.output, progress)
-    return {name: float(value) for name, value in metrics.items()}, progress.resolved
+    # what has no value (the error of a mean of one) is absent: JSON has no nan
+    known = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+    return known, progress.resolved
 
 
 def _function(place: str) -> Callable[..., Any]:

@@ -83,7 +83,7 @@ def talk(*turns: tuple[str, Any]) -> list[Any]:
 
 
 GOOD = ALPACA[0]
-MALFORMED = {
+MALFORMED: dict[str, tuple[list[Any], str]] = {
     "an empty answer": ([GOOD, {**GOOD, "output": " "}], "rows.json row 2 must have a non-empty text 'output', got ' '"),
     "a number for an instruction": ([{**GOOD, "instruction": 7}], "row 1 must have a non-empty text 'instruction', got 7"),
     "no known column": ([{"question": "?"}], "row 1 has none of instruction, conversations, messages; got question"),

@@ -68,6 +68,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_an_audit_of_one_pair_has_no_error_to_tell_and_is_no_failure(here: Path) -> None:
+    write_arms(here, count=3)
+    with judge_server() as (url, _):
+        assert main([*command(url, arms="a"), "judge.audit_pairs=1"]) == 0
+    (row,) = leaderboard(here)
+    assert row["win_rate"] and "nan" not in row.values()
+
+
 def test_arms_of_a_sweep_are_asked_in_turn_and_each_step_has_its_own_record(here: Path) -> None:
     write_arms(here)
     with judge_server() as (url, seen):

@@ -218,6 +218,12 @@ def compose_one(group: str, option: str, extra: str | None) -> None:
         Parts(config).run_config({})
 
 
+def test_noise_by_padded_length_needs_padding() -> None:
+    with pytest.raises(UserError, match=r"finetune\.layout must be padded with noise\.length=padded"):
+        expand(["noise.length=padded", "noise.alpha=5", *QUICK])
+    expand(["noise.length=padded", "noise.alpha=5", "finetune.layout=padded", *QUICK])
+
+
 def test_the_published_outputs_need_their_folder() -> None:
     with pytest.raises(UserError, match=r"paper\.published must name a folder"):
         make_plan(["+sweep=paper_published"])

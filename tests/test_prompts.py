@@ -7,10 +7,10 @@ import hashlib
 import pytest
 
 from neft_lab.config import UserError
+from neft_lab.config.dataset import TEMPLATES
 from neft_lab.prompts import (
     ALPACA,
     ALPACA_WITH_INPUT,
-    TEMPLATES,
     VICUNA_SYSTEM,
     Turn,
     render_prompt,

@@ -40,6 +40,21 @@ def test_the_layout_changes_neither_loss_nor_gradient(tiny_llama: Path, tmp_path
     assert told["padded by one"] == pytest.approx(told["packed"], rel=1e-4)
 
 
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(tiny_llama: Path, tmp_path: Path) -> None:
+    data, told = own_rows(tmp_path), {}
+    for processes in (1, 2):
+        folder = train(tiny_llama, tmp_path / str(processes), *data, *STACK, "finetune.max_steps=2",
+                       "finetune.layout=padded", "finetune.micro_batch=1", "finetune.learning_rate=1e-3",
+                       f"finetune.processes={processes}")  # fmt: skip
+        metrics = read_json(folder / "record.json")["metrics"]
+        sizes = [
+            metrics[name] for name in ("equivalent_alpha", "mean_perturbation_norm", "perturbed_examples")
+        ]
+        told[processes] = [*curve(folder, "loss"), *curve(folder, "gradient_norm"), *sizes]
+    assert told[2] == pytest.approx(told[1], rel=1e-4)
+
+
 @contextmanager
 def interrupted(step: int) -> Iterator[None]:
     """Whatever trains is interrupted, as by Ctrl-C, before it makes an optimizer step."""

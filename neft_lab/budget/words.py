@@ -33,13 +33,12 @@ def budget_lines(
 
 def _hours(budget: Budget) -> str:
     parts = {
-        stage: seconds
-        for stage, costs in budget.costs.items()
-        if (seconds := total(costs, gpu=True)) is not None
+        stage: sum(cost.gpu_seconds or 0.0 for cost in costs) / HOUR for stage, costs in budget.costs.items()
     }
-    shown = ", ".join(f"{stage} {seconds / HOUR:.2g}" for stage, seconds in parts.items() if seconds)
+    shown = ", ".join(f"{stage} {hours:.2g}" for stage, hours in parts.items() if hours)
     sizes = f"; {'; '.join(budget.sizes)}" if budget.sizes else ""
-    return f"{budget.gpu_hours:.2g}{f' ({shown})' if shown else ''}, {_told(budget, gpu=True)}; {budget.gpu}{sizes}"
+    least = "at least " if budget.unknown else ""
+    return f"{least}{budget.gpu_hours:.2g}{f' ({shown})' if shown else ''}, {_told(budget, gpu=True)}; {budget.gpu}{sizes}"
 
 
 def _told(budget: Budget, *, gpu: bool) -> str:

@@ -9,12 +9,12 @@ from neft_lab.config.analysis import AnalysisConfig
 from neft_lab.config.budget import BudgetConfig
 from neft_lab.config.dataset import DatasetConfig
 from neft_lab.config.engine import EngineConfig
-from neft_lab.config.finetune import FinetuneConfig
+from neft_lab.config.finetune import FinetuneConfig, Layout
 from neft_lab.config.generation import GenerationConfig
 from neft_lab.config.judge import JudgeConfig
 from neft_lab.config.leaderboard import LeaderboardConfig
 from neft_lab.config.model import ModelConfig
-from neft_lab.config.noise import NoiseConfig
+from neft_lab.config.noise import NoiseConfig, NoiseLength
 from neft_lab.config.paper import PaperConfig, Scale
 from neft_lab.config.regularizer import RegularizerConfig
 from neft_lab.config.rules import key, neutral, require
@@ -60,3 +60,9 @@ class RunConfig:
     def __post_init__(self) -> None:
         require(self.seed >= 0, "seed", self.seed, "must be >= 0")
         require(bool(self.stages), "stages", self.stages, "must name at least one stage")
+        filled_up = self.noise.length is NoiseLength.padded and not self.noise.silent
+        require(
+            not filled_up or self.finetune.layout is Layout.padded,
+            "finetune.layout", self.finetune.layout,
+            "must be padded with noise.length=padded: packed rows have no padding to count",
+        )  # fmt: skip
