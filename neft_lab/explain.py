@@ -105,14 +105,15 @@ def _asked(step: Step) -> dict[str, Any]:
         "version": step.version,
         "config": {name: identity(getattr(step.inputs, name)) for name in vars(step.inputs)},
         "needs": dict(step.needs),
-        "sources": {name: source.identity for name, source in step.sources.items()},
+        "sources": {name: source.identity for name, source in step.sources.items() if source.keyed},
     }
 
 
 def _comparable(record: dict[str, Any]) -> dict[str, Any]:
     from neft_lab.sources import Source
 
-    sources = {name: Source(**source).identity for name, source in record["sources"].items()}
+    told = {name: Source(**source) for name, source in record["sources"].items()}
+    sources = {name: source.identity for name, source in told.items() if source.keyed}
     return {name: record[name] for name in ("version", "config", "needs")} | {"sources": sources}
 
 

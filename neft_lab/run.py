@@ -149,7 +149,7 @@ def _carry_out(plan: Plan) -> int:
         from neft_lab.judging.forecast import check_judging
         from neft_lab.plan.confounding import find_confounding
 
-        check_inputs(status.missing)
+        check_inputs(status.missing, plan.steps)
         check_budget(plan, status, store)
         for line in find_confounding(plan.cells):
             console.print(f"confounded: {line}", style="yellow", highlight=False, soft_wrap=True)

@@ -46,6 +46,8 @@ class Source:
     location: str
     revision: str | None = None
     digest: str | None = None
+    keyed: bool = True
+    """False: looked at by a step and no part of its key."""
 
     @property
     def identity(self) -> str:
@@ -53,7 +55,8 @@ class Source:
         return self.digest or f"{self.kind}:{self.location}@{self.revision or 'latest'}"
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        told = asdict(self)
+        return {name: value for name, value in told.items() if name != "keyed" or not value}
 
 
 def model_source(config: ModelConfig, *, name: str = "model") -> Source:

@@ -95,7 +95,10 @@ def to_rich(table: Table) -> RichTable:
     from rich.text import Text
 
     drawn = RichTable(
-        title=table.title, caption="\n".join(table.notes), caption_justify="left", title_justify="left"
+        title=Text(table.title),
+        caption=Text("\n".join(table.notes)),  # what is in brackets is no markup
+        caption_justify="left",
+        title_justify="left",
     )
     for name in table.header:
         drawn.add_column(Text(name))

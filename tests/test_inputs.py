@@ -11,6 +11,8 @@ import pytest
 from neft_lab.config import UserError
 from neft_lab.inputs import check_inputs
 from neft_lab.plan import make_plan
+from neft_lab.store import read_json
+from tests.steps import run_stages
 
 ROWS = [
     {"instruction": "Sort.", "output": "a b"},
@@ -98,3 +100,31 @@ def test_an_untouched_model_and_a_set_on_the_hub_need_no_look(tmp_path: Path) ->
 def test_a_mistyped_template_is_found_with_the_configuration() -> None:
     with pytest.raises(UserError, match=r"dataset.template is unknown \(did you mean 'vicuna'\?"):
         make_plan([*QUICK, "dataset.template=vicunna"])
+
+
+def test_leaked_rows_are_dropped_in_training_and_what_is_asked_is_then_in_the_key(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    leaky = [
+        *local(tmp_path, ROWS),
+        *asking(tmp_path),
+        "stages=[train]",
+        "model=local",
+        f"model.path={tiny_llama}",
+    ]
+    small = ["finetune.max_steps=1", "finetune.batch=2", "finetune.micro_batch=1", "noise.alpha=0"]
+    folder = run_stages([*leaky, *small, "dataset.leaked_rows=drop"], tmp_path / "results")["train"]
+    told = read_json(folder / "record.json")
+    assert (told["resolved"]["rows"], told["resolved"]["rows_left_out"]) == (1, {"leaked": 1})
+    assert "evaluation" in told["sources"]
+
+
+def test_what_is_asked_enters_the_key_only_where_rows_are_dropped_for_it() -> None:
+    def key(*overrides: str) -> str:
+        return next(
+            step.key for step in make_plan([*QUICK, *overrides]).steps.values() if step.stage == "train"
+        )
+
+    other = "generation.split=validation"
+    assert key() == key(other)
+    assert key("dataset.leaked_rows=drop") != key("dataset.leaked_rows=drop", other)

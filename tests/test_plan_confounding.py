@@ -23,10 +23,10 @@ def told(*overrides: str) -> list[str]:
     [
         (["noise.length=padded", "finetune.layout=padded", "finetune.micro_batch=2,4"], "finetune.micro_batch changes the dose"),
         (["noise.length=padded", "finetune.layout=padded", "finetune.max_length=256,512"], "finetune.max_length changes the dose"),
-        (["noise.length=padded", "finetune.layout=packed,padded"], "finetune.layout"),
+        (["noise.length=packed_row", "finetune.layout=packed,padded"], "finetune.layout"),
         (["noise.length=packed_row", "finetune.token_budget=1024,2048"], "finetune.token_budget changes the dose"),
         (["noise.length=packed_row", "finetune.batch=8,16"], "finetune.batch changes the dose"),
-        (["noise.length=padded", "dataset=starter,alpaca"], "data sets of other lengths get another dose"),
+        (["noise.length=padded", "finetune.layout=padded", "dataset=starter,alpaca"], "data sets of other lengths get another dose"),
         (["model=smollm2_135m,llama2_7b"], "equal noise.alpha is no equal dose"),
         (["noise=uniform,gaussian"], "sqrt(3) times the uniform one"),
     ],

@@ -43,18 +43,24 @@ def summarise(
         "holes": dict(Counter(verdict.hole for verdict in verdicts if verdict.hole is not None)),
         "length_control": {"difficulty": controlled.difficulty, "extrapolates": controlled.extrapolates},
     }
-    return {name: value for name, value in metrics.items() if not math.isnan(value)}, facts
+    return known(metrics), facts
 
 
 def flatten(name: str, estimate: Estimate) -> Metrics:
-    """An estimate as columns: the value, and what belongs to it."""
-    return {
+    """An estimate as columns: the value, and what belongs to it; what is not known is left out."""
+    columns = {
         name: estimate.value,
         f"{name}_standard_error": estimate.standard_error,
         f"{name}_low": estimate.low,
         f"{name}_high": estimate.high,
         f"{name}_n": float(estimate.n),
     }
+    return known(columns)
+
+
+def known(metrics: Metrics) -> Metrics:
+    """Metrics without those that do not exist, such as the error of a single row."""
+    return {column: value for column, value in metrics.items() if not math.isnan(value)}
 
 
 def _control_length(

@@ -220,7 +220,7 @@ def _make_step(stage: Stage, config: RunConfig, needs: dict[str, str], sources: 
         "version": stage.version,
         "config": identity(inputs),
         "needs": needs,
-        "sources": {name: source.identity for name, source in sources.items()},
+        "sources": {name: source.identity for name, source in sources.items() if source.keyed},
     }
     device = config.engine.device.name
     return Step(

@@ -76,7 +76,7 @@ def _check_shards(model: Any, processes: int) -> None:
 def gather_weights(trainer: Any) -> dict[str, Any] | None:
     """All weights on the host of the first process, where they are sharded; None where it has them already.
 
-    A collective call: make it on every process.
+    A weight with two names comes once. A collective call: make it on every process.
     """
     if not trainer.is_fsdp_enabled:
         return None

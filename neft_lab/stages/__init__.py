@@ -22,6 +22,7 @@ from neft_lab.config import (
     JudgeConfig,
     JudgeKind,
     LeaderboardConfig,
+    LeakedRows,
     Method,
     ModelConfig,
     NoiseConfig,
@@ -33,6 +34,7 @@ from neft_lab.config import (
     NoiseStrength,
     RegularizerConfig,
     RunConfig,
+    StageName,
 )
 from neft_lab.judging.evaluators import evaluator_source
 from neft_lab.judging.prompts import prompt_source
@@ -153,6 +155,13 @@ def _train_sources(config: RunConfig) -> dict[str, Source]:
     found = {"model": model_source(config.model)}
     if config.finetune.method is not Method.none:
         found["dataset"] = dataset_source(config.dataset)
+        generation, dropping = config.generation, config.dataset.leaked_rows is LeakedRows.drop
+        answers = StageName.generate in config.stages and generation.source is GenerationSource.model
+        if dropping or answers:
+            where = instructions_source(
+                generation.instructions, generation.split, name="generation.instructions"
+            )
+            found["evaluation"] = replace(where, keyed=dropping)
     return found
 
 
@@ -202,7 +211,8 @@ def _model_title(config: RunConfig) -> str:
     if config.finetune.method is Method.none:
         return f"{config.model.name}-base"
     noise = "plain" if config.noise.silent else f"{config.noise.name}{config.noise.alpha:g}"
-    return f"{config.model.name}-{config.dataset.name}-{noise}-seed{config.seed}"
+    rival = "" if config.regularizer.name == "none" else f"-{config.regularizer.name}"
+    return f"{config.model.name}-{config.dataset.name}-{noise}{rival}-seed{config.seed}"
 
 
 def _outputs_title(config: RunConfig) -> str:

@@ -20,7 +20,7 @@ from neft_lab.judging.pairs import (
     read_rows,
 )
 from neft_lab.judging.references import load_references, reference_revision
-from neft_lab.judging.summary import summarise
+from neft_lab.judging.summary import known, summarise
 from neft_lab.progress import Listener, Progress
 from neft_lab.stages import Inputs, JudgeInputs, Metrics
 from neft_lab.store import write_json
@@ -93,7 +93,7 @@ def judge(config: JudgeInputs, inputs: Inputs, output: Path, progress: Progress)
     annotator = judged.annotator or config.judge.evaluator or config.judge.name
     validation = audit.validate(cell.stored, judged.stored)
     metrics, facts = summarise(judged.pairs, judged.verdicts, evaluator=annotator)
-    metrics |= judged.metrics | audit.validation_metrics(validation)
+    metrics |= known(judged.metrics | audit.validation_metrics(validation))
     metrics["output_characters"] = float(output_characters(row["output"] for row in cell.outputs))
     facts |= judged.facts | {"validation": validation.sentence if validation else audit.NOT_VALIDATED}
     write_json(
