@@ -110,6 +110,7 @@ def shared_options(folder: str, steps: int, device: str) -> dict[str, Any]:
 
 
 def run_ours(model: Any, rows: Any, steps: int, folder: str, device: str) -> list[float]:
+    from neft_lab.allocation import keep_freed_memory
     from neft_lab.datasets import Example
     from neft_lab.interventions import Interventions
     from neft_lab.plan import expand
@@ -125,6 +126,7 @@ def run_ours(model: Any, rows: Any, steps: int, folder: str, device: str) -> lis
         Example(number, ids, labels_of(ids, prompt), False, [0] * len(ids)) for number, (ids, prompt) in enumerate(rows)
     ]  # fmt: skip
     clock = Clock()
+    keep_freed_memory()  # as every step of the program does
     trainer = NoisyTrainer(
         model=model,
         args=training_arguments(config.finetune, Path(folder), rows=len(rows), seed=0, device=device),

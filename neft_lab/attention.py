@@ -5,7 +5,7 @@ A mask over the whole row gives the same numbers, but pays for the square of the
 
 from __future__ import annotations
 
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from transformers.masking_utils import sdpa_mask
 
 SEGMENTS = "neft_lab_segments"
 """Name under which transformers knows this attention."""
+HALF = (torch.bfloat16, torch.float16)
 
 
 def attend_segments(
@@ -42,25 +43,42 @@ def attend_segments(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )
         return masked
-    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not dropout:
-        return _attend_fused(query, key, value, scaling, segment_lengths, sliding_window), None
-    groups = query.shape[1] // key.shape[1]
+    groups, dtype = query.shape[1] // key.shape[1], value.dtype
+    query, key, value = (part.to(_computing_dtype(query)) for part in (query, key, value))
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-    parts = []
-    for begin, end in pairwise(accumulate(segment_lengths, initial=0)):
-        banded = sliding_window is not None and end - begin > sliding_window
-        parts.append(
-            nn.functional.scaled_dot_product_attention(
-                query[:, :, begin:end],
-                key[:, :, begin:end],
-                value[:, :, begin:end],
-                attn_mask=_banded(end - begin, sliding_window, query.device) if banded else None,
-                dropout_p=dropout,
-                scale=scaling,
-                is_causal=not banded,
-            )
-        )
-    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+    with torch.autocast(query.device.type, enabled=False):
+        if query.is_cuda and query.dtype in HALF and not dropout:
+            attended = _attend_fused(query, key, value, scaling, segment_lengths, sliding_window)
+        else:
+            parts = zip(*(part.split(segment_lengths, dim=2) for part in (query, key, value)), strict=True)
+            each = [
+                _attend_one(*one, dropout=dropout, scaling=scaling, window=sliding_window) for one in parts
+            ]
+            attended = torch.cat(each, dim=2).transpose(1, 2).contiguous()
+    return attended.to(dtype), None
+
+
+def _computing_dtype(query: Tensor) -> torch.dtype:
+    """Autocast's, where it is on; but on a CPU torch's attention is faster in float32 than in half precision."""
+    device = query.device.type
+    wanted = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
+    return torch.float32 if device == "cpu" and wanted in HALF else wanted
+
+
+def _attend_one(
+    query: Tensor, key: Tensor, value: Tensor, *, dropout: float, scaling: float | None, window: int | None
+) -> Tensor:
+    """Causal attention of one segment: (b, heads, t, c) each."""
+    length, banded = query.shape[2], window is not None and query.shape[2] > window
+    return nn.functional.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=_banded(length, window, query.device) if banded else None,
+        dropout_p=dropout,
+        is_causal=not banded,
+        scale=scaling,
+    )
 
 
 def _banded(length: int, window: int | None, device: torch.device) -> Tensor:
@@ -83,7 +101,6 @@ def _attend_fused(
     from torch.nn.attention.varlen import varlen_attn
 
     rows, _, tokens, _ = query.shape
-    key, value = (repeat_kv(part, query.shape[1] // key.shape[1]) for part in (key, value))
     flat_query, flat_key, flat_value = (part.transpose(1, 2).flatten(0, 1) for part in (query, key, value))
     ends = torch.tensor(list(accumulate(lengths * rows, initial=0)), dtype=torch.int32)
     ends = ends.to(query.device, non_blocking=True)

@@ -16,6 +16,7 @@ from typing import Any, cast
 from filelock import FileLock
 from omegaconf import OmegaConf
 
+from neft_lab.allocation import keep_freed_memory
 from neft_lab.config import UserError
 from neft_lab.environment import environment_class, git_commit, package_versions, resolve_device
 from neft_lab.hub import Kind, resolved_revision
@@ -151,6 +152,7 @@ def _call_stage(frozen: dict[str, Any], inputs: Inputs, progress: Progress) -> t
             f"step.json is of version {frozen['version']} of {stage.name}, this program has {stage.version}"
         )
     quiet_libraries()
+    keep_freed_memory()
     metrics: Metrics = _function(stage.function)(_stage_config(frozen), inputs, progress.output, progress)
     # what has no value (the error of a mean of one) is absent: JSON has no nan
     known = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
+from neft_lab.allocation import keep_freed_memory
 from neft_lab.config import UserError
 from neft_lab.progress import Progress
 from neft_lab.quiet import quiet_libraries
@@ -156,6 +157,7 @@ def _run_rank(worker: Worker[T], config: Any, inputs: Any, output: Path) -> T:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once, without a word of its own
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm's notice, which goes to all processes of a job
     quiet_libraries()
+    keep_freed_memory()
     rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     if inputs.device == "cuda":
