@@ -37,7 +37,7 @@ from tokenizers import Tokenizer, models
 from torch import Tensor
 
 from neft_lab.config import NoiseLength
-from neft_lab.noise_hook import EmbeddingNoise
+from neft_lab.interventions.noise import EmbeddingNoise
 from neft_lab.plan import expand
 
 LENGTHS = [58, 91, 74, 203, 66, 120, 311, 83]

@@ -26,7 +26,7 @@ from transformers.integrations.neftune import activate_neftune
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from neft_lab.noise_hook import EmbeddingNoise
+from neft_lab.interventions.noise import EmbeddingNoise
 from neft_lab.plan import expand
 
 NOISE = expand(["noise=uniform", "noise.alpha=5"])[0].config.noise

@@ -69,7 +69,11 @@ def write_plan(plan: Plan, status: Status, folder: Path) -> None:
          "needs": list(step.needs.values())}
         for step in plan.steps.values()
     ]  # fmt: skip
-    cells = [{"axes": cell.axes, "steps": dict(cell.keys or {}), "added": cell.added} for cell in plan.cells]
+    cells = [
+        {"axes": cell.axes, "steps": dict(cell.keys or {}), "added": cell.added}
+        | ({"control": cell.control} if cell.control else {})
+        for cell in plan.cells
+    ]
     write_json(
         folder / "plan.json",
         {"sweep": plan.name, "cells": cells, "steps": steps, "missing": len(status.missing)},

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from neft_lab.claims.results import CellResult, load_results
 from neft_lab.config import identity
 from neft_lab.execute import Status
 from neft_lab.plan import Plan, Step
 from neft_lab.plan.confounding import find_confounding
-from neft_lab.results import CellResult, load_results
 from neft_lab.stages import STAGES
 from neft_lab.store import Store, read_json
 
@@ -50,7 +50,7 @@ def print_plan(plan: Plan, status: Status, store: Store, console: Console) -> No
 
 
 def _reported(plan: Plan, status: Status) -> list[CellResult]:
-    from neft_lab.selection import select_best
+    from neft_lab.claims.selection import select_best
 
     rows = load_results(plan, status) if status.done else []
     selection = select_best(rows, plan.sweep) if rows else None
@@ -62,6 +62,7 @@ def _print_cells(plan: Plan, status: Status, console: Console) -> None:
         states = [f"{stage} {status.of(plan.steps[key])}" for stage, key in (cell.keys or {}).items()]
         label = ", ".join(f"{name}={value}" for name, value in cell.axes.items()) or "run"
         mark = " (baseline, added)" if cell.added else ""
+        mark += f" (control {cell.control})" if cell.control else ""
         tried = f" (a try of {', '.join(cell.arms)})" if cell.arms else ""
         console.print(Text(f"{label}{mark}{tried}: {', '.join(states)}"), soft_wrap=True)
     if len(plan.cells) > 40:

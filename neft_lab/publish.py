@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.text import Text
 
 from neft_lab import tables, typeset
-from neft_lab.answer import warnings_of
-from neft_lab.claims import DESCRIBED
+from neft_lab.claims.answer import warnings_of
+from neft_lab.claims.comparisons import DESCRIBED
+from neft_lab.claims.findings import TASKS, Findings, find
+from neft_lab.claims.results import CellResult
 from neft_lab.execute import Status
-from neft_lab.findings import TASKS, Findings, find
 from neft_lab.paper import write_paper
 from neft_lab.paths import PACKAGE_DIR
 from neft_lab.plan import Plan
-from neft_lab.results import CellResult
 from neft_lab.store import write_text
 from neft_lab.tracking import TrackedSweep, make_tracker
 from neft_lab.tracking.answers import answer_table
@@ -76,7 +76,7 @@ def draw(plan: Plan, found: Findings, folder: Path) -> None:
         name=plan.name, question=plan.sweep.question, command=_command(plan), answer=found.answer,
         tables=found.shown, paper=found.paper, figures=[one for one in drawn if not one.name.startswith("differences")],
         comparisons=found.comparisons, facts=collect_facts(found.rows), reader=collect_reader(found.reported),
-        warnings=warnings_of([one for one in found.comparisons if _claims(one.metric, plan)], found.rows), detectable=found.detectable,
+        warnings=warnings_of([one for one in found.comparisons if _claims(one.metric, plan)], found.reported), detectable=found.detectable,
     )  # fmt: skip
     write_report(report, folder / "report.html")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from neft_lab.results import CellResult
+from neft_lab.claims.results import CellResult
 from neft_lab.store import make_key, write_json
 
 ENVIRONMENT = {

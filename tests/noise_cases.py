@@ -16,8 +16,8 @@ from neft_lab.config import (
     NoiseSchedule,
     NoiseStrength,
 )
+from neft_lab.interventions.noise import EmbeddingNoise
 from neft_lab.noise import example_generators, sample_noise
-from neft_lab.noise_hook import EmbeddingNoise
 
 PAPER = NoiseConfig(
     name="uniform",

@@ -7,11 +7,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from neft_lab.claims.results import CellResult
 from neft_lab.config import UserError
 from neft_lab.metrics import mean_metrics
 from neft_lab.paper import Beside, set_beside
 from neft_lab.plan import Plan, make_plan
-from neft_lab.results import CellResult
 from neft_lab.statistics import win_rate
 from neft_lab.store import write_json
 

@@ -9,12 +9,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from neft_lab.claims import Arm, Comparison
+from neft_lab.claims.comparisons import Arm, Comparison
+from neft_lab.claims.results import CellResult
 from neft_lab.figures import Figure
 from neft_lab.report import Report
 from neft_lab.report.facts import collect_facts
 from neft_lab.report.reader import collect_reader
-from neft_lab.results import CellResult
 from neft_lab.statistics import Estimate, PairedDifference
 from neft_lab.statistics.spread import Spread
 from neft_lab.store import make_key, write_json

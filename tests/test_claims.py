@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neft_lab.answer import answer_sentence, warnings_of
-from neft_lab.arms import best_arms, make_arms
-from neft_lab.claims import Comparison, compare, detectable_difference
+from neft_lab.claims.answer import answer_sentence, warnings_of
+from neft_lab.claims.arms import best_arms, make_arms
+from neft_lab.claims.comparisons import Comparison, compare, detectable_difference
+from neft_lab.claims.results import CellResult
 from neft_lab.config import SweepConfig
 from neft_lab.plan import expand
-from neft_lab.results import CellResult
 from neft_lab.statistics import paired_difference, sign_flip_p
 from tests.claim_cases import make_row
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from neft_lab.items import read_items
-from neft_lab.results import CellResult
+from neft_lab.claims.items import read_items
+from neft_lab.claims.results import CellResult
 from neft_lab.store import read_json
 from tests.steps import run_stages
 

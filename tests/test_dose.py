@@ -11,9 +11,9 @@ from scipy.spatial.distance import cdist
 from torch import nn
 
 from neft_lab.config import NoiseLength
-from neft_lab.dose import count_changed_tokens, sample_changed_tokens
+from neft_lab.interventions.noise import EmbeddingNoise
 from neft_lab.noise import sample_noise
-from neft_lab.noise_hook import EmbeddingNoise
+from neft_lab.noise.dose import count_changed_tokens, sample_changed_tokens
 from tests.noise_cases import PAPER, RADEMACHER, WIDTH, generators, llama, noise_of_pass, padded_batch
 
 

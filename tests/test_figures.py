@@ -12,7 +12,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from neft_lab.arms import Arm
+from neft_lab.claims.arms import Arm
+from neft_lab.claims.results import CellResult
 from neft_lab.figures import (
     Figure,
     draw_alpha_curve,
@@ -26,7 +27,6 @@ from neft_lab.figures import (
     write_figure,
 )
 from neft_lab.figures.style import PALETTE, PAPER
-from neft_lab.results import CellResult
 from neft_lab.store import write_json
 from tests.report_cases import make_arm, make_arms, make_comparison
 

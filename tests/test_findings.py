@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from neft_lab.claims.findings import Findings, find
 from neft_lab.execute import freeze, read_status
-from neft_lab.findings import Findings, find
 from neft_lab.plan import make_plan
 from neft_lab.step import run_step
 from neft_lab.store import Store

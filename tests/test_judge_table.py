@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from neft_lab.arms import make_arms
-from neft_lab.claims import verdict_times
-from neft_lab.judge_table import judge_tables
-from neft_lab.results import CellResult
+from neft_lab.claims.arms import make_arms
+from neft_lab.claims.comparisons import verdict_times
+from neft_lab.claims.judge_table import judge_tables
+from neft_lab.claims.results import CellResult
 
 RESULTS = {
     "judge": "alpaca_eval_gpt4",

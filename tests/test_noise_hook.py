@@ -11,7 +11,7 @@ import transformers
 from torch import nn
 
 from neft_lab.config import NoiseKind
-from neft_lab.noise_hook import EmbeddingNoise
+from neft_lab.interventions.noise import EmbeddingNoise
 from tests.noise_cases import (
     LENGTHS,
     PAPER,

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from neft_lab.noise_hook import EmbeddingNoise
+from neft_lab.interventions.noise import EmbeddingNoise
 from tests.noise_cases import PAPER, SHAPE, VOCABULARY, WIDTH, expected_noise, llama, padded_batch
 
 # transformers and peft announce a new name for gradient checkpointing.

@@ -13,8 +13,8 @@ from torch.multiprocessing import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from neft_lab.interventions import Interventions
-from neft_lab.noise_hook import EmbeddingNoise
-from neft_lab.regularizers import token_losses
+from neft_lab.interventions.noise import EmbeddingNoise
+from neft_lab.interventions.regularizers import token_losses
 from tests.noise_cases import PAPER, llama, padded_batch
 from tests.test_regularizers import PLAIN
 

@@ -12,11 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neft_lab.attention import SEGMENTS, settle_packing
 from neft_lab.datasets import IGNORED, Example
-from neft_lab.noise_hook import EmbeddingNoise
-from neft_lab.packing import MicroBatch, pack, pad, plan_packed, plan_padded
-from neft_lab.regularizers import label_weights
+from neft_lab.interventions.noise import EmbeddingNoise
+from neft_lab.interventions.regularizers import label_weights
+from neft_lab.training.attention import SEGMENTS, settle_packing
+from neft_lab.training.packing import MicroBatch, pack, pad, plan_packed, plan_padded
 from tests.noise_cases import PAPER
 from tests.test_regularizers import PLAIN
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from neft_lab.config import RegularizerConfig, UserError
-from neft_lab.regularizers import label_weights, token_losses
+from neft_lab.interventions.regularizers import label_weights, token_losses
 
 PLAIN = RegularizerConfig(
     name="none", label_smoothing=0.0, entropy=0.0, kl=0.0, prompt_loss=0.0, eos_weight=1.0,

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from neft_lab.embedding_dropout import STREAM, EmbeddingDropout, dropout_factors
-from neft_lab.freelb import STREAM as START
-from neft_lab.freelb import FreeLB, climb
+from neft_lab.interventions.dropout import STREAM, EmbeddingDropout, dropout_factors
+from neft_lab.interventions.freelb import STREAM as START
+from neft_lab.interventions.freelb import FreeLB, climb
+from neft_lab.interventions.noise import EmbeddingNoise
 from neft_lab.noise import example_generators, locate_examples, sample_noise
-from neft_lab.noise_hook import EmbeddingNoise
 from tests.noise_cases import LENGTHS, PAPER, WIDTH, generators, llama, padded_batch, right_padded
 from tests.test_regularizers import PLAIN
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from neft_lab.noise_hook import EmbeddingNoise
-from neft_lab.untouched import UntouchedModel
+from neft_lab.interventions.noise import EmbeddingNoise
+from neft_lab.interventions.untouched import UntouchedModel
 from tests.noise_cases import PAPER, llama, padded_batch
 
 

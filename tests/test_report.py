@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from neft_lab.claims.labels import short_labels
+from neft_lab.claims.results import CellResult
 from neft_lab.figures import draw_alpha_curve
-from neft_lab.labels import short_labels
 from neft_lab.report import Report, write_report
 from neft_lab.report.facts import collect_facts
 from neft_lab.report.reader import collect_reader
-from neft_lab.results import CellResult
 from neft_lab.store import write_json
 from neft_lab.tables import Table
 from tests.report_cases import Asked, make_arms, make_cell, make_comparison, make_report

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from neft_lab.claims.results import CellResult
 from neft_lab.figures import draw_alpha_curve
 from neft_lab.report import Report, write_report
-from neft_lab.results import CellResult
 from neft_lab.tables import Table
 from tests.report_browser import CHROMIUM, FLAGS, Opened
 from tests.report_cases import Asked, make_arms, make_cell, make_comparison, make_report

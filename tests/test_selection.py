@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neft_lab.answer import answer_sentence
-from neft_lab.arms import make_arms
-from neft_lab.claims import compare
+from neft_lab.claims.answer import answer_sentence
+from neft_lab.claims.arms import make_arms
+from neft_lab.claims.comparisons import compare
+from neft_lab.claims.items import chooses, read_items
+from neft_lab.claims.results import CellResult
+from neft_lab.claims.selection import chosen_lines, select_best, tries_table
 from neft_lab.config import SelectConfig, SweepConfig, UserError
-from neft_lab.items import chooses, read_items
 from neft_lab.plan import Plan, make_plan
 from neft_lab.plan.tries import SPLIT
-from neft_lab.results import CellResult
-from neft_lab.selection import chosen_lines, select_best, tries_table
 from tests.claim_cases import make_row
 from tests.processes import finish
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from neft_lab.arms import Arm
+from neft_lab.claims.arms import Arm
+from neft_lab.claims.results import CellResult
 from neft_lab.config import SweepConfig, TableConfig
-from neft_lab.results import CellResult
 from neft_lab.tables import (
     BOLD,
     Table,

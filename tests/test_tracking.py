@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from neft_lab.claims.results import CellResult
 from neft_lab.config import TrackerMode
-from neft_lab.results import CellResult
 from neft_lab.store import read_json, write_json
 from neft_lab.tracking.answers import answer_table
 from neft_lab.tracking.content import describe

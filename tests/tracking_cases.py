@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from neft_lab.claims.results import load_results
 from neft_lab.config import TrackerConfig, TrackerKind, TrackerMode
 from neft_lab.execute import freeze, read_status
 from neft_lab.plan import Plan, Step, make_plan
 from neft_lab.progress import Progress
-from neft_lab.results import load_results
 from neft_lab.store import Store
 from neft_lab.tables import Table
 from neft_lab.tracking import TrackedSweep, make_tracker

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from neft_lab.budget.texts import read_texts
 from neft_lab.budget.work import BENCHMARKS
+from neft_lab.claims.pilot import UNITS, pilot_variation
+from neft_lab.claims.results import CellResult
 from neft_lab.config import RunConfig
-from neft_lab.pilot import UNITS, pilot_variation
 from neft_lab.plan import Cell, Plan
 from neft_lab.plan.tries import SPLIT
-from neft_lab.results import CellResult
 from neft_lab.statistics import PUBLISHED_PAIR, SmallestDifference, smallest_difference
 
 UNSEEN = "not known before a pilot: no pair of arms has a {metric} yet"
@@ -48,7 +48,7 @@ def _compared_arms(plan: Plan) -> Mapping[str, int]:
 def _arm_names(cell: Cell, plan: Plan) -> list[str]:
     select = plan.sweep.select
     if select is None:
-        return [] if cell.baseline is None else [_without(cell.axes, {"seed"})]
+        return [] if cell.baseline is None or cell.control else [_without(cell.axes, {"seed"})]
     base = select.baseline or next(iter(select.arms))
     first = {name: {key: values[0] for key, values in axes.items()} for name, axes in select.arms.items()}
     tries = {SPLIT, "seed", *(key for axes in select.arms.values() for key in axes)}

@@ -43,7 +43,7 @@ from neft_lab.config.precision import Precision
 from neft_lab.config.regularizer import RegularizerConfig
 from neft_lab.config.rules import UserError, identity, key, nearest, neutral, plain, require, role
 from neft_lab.config.run import RunConfig, StageName
-from neft_lab.config.sweep import SelectConfig, SweepConfig, TableConfig
+from neft_lab.config.sweep import ControlConfig, SelectConfig, SweepConfig, TableConfig
 from neft_lab.config.tracker import TrackerConfig, TrackerKind, TrackerMode
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "AnalysisConfig",
     "BudgetConfig",
     "Cleaning",
+    "ControlConfig",
     "DatasetConfig",
     "DatasetSource",
     "Device",

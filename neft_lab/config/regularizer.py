@@ -9,7 +9,7 @@ from neft_lab.config.rules import key, require
 
 @dataclass
 class RegularizerConfig:
-    """0 leaves a part out, and ``eos_weight: 1`` is the plain loss; formulas are in ``neft_lab/regularizers.py``."""
+    """0 leaves a part out, and ``eos_weight: 1`` is the plain loss; formulas are in ``neft_lab/interventions/regularizers.py``."""
 
     name: str = key()
     label_smoothing: float = key()

@@ -39,6 +39,18 @@ class SelectConfig:
 
 
 @dataclass
+class ControlConfig:
+    """The baseline once more, changed in a way whose effect on the primary metric is known beforehand."""
+
+    change: dict[str, Any] = field(default_factory=dict)
+    """Override key -> value."""
+    seeds: list[int] = field(default_factory=list)
+    """Seeds in place of the sweep's; empty: those. Other seeds than the sweep's are paired with them in order."""
+    expect: str = "same"
+    """same, higher or lower than the baseline."""
+
+
+@dataclass
 class SweepConfig:
     """Which runs are made together, for one question; see ``sweeps/``."""
 
@@ -50,6 +62,8 @@ class SweepConfig:
     zip: dict[str, list[Any]] = field(default_factory=dict)
     baseline: dict[str, Any] = field(default_factory=dict)
     select: SelectConfig | None = None
+    controls: dict[str, ControlConfig] = field(default_factory=dict)
+    """Comparisons that show whether the tests find what is there, and nothing where nothing is."""
     primary: str = "win_rate"
     """The one metric that claims are made about."""
     family: list[str] = field(default_factory=list)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from neft_lab.claims import Arm, Comparison
+from neft_lab.claims.comparisons import Arm, Comparison
 from neft_lab.figures.curves import draw_alpha_curve, draw_length_scatter
 from neft_lab.figures.differences import draw_forest
 from neft_lab.figures.flips import draw_flip_curves

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
-from neft_lab.claims import Arm
+from neft_lab.claims.comparisons import Arm
+from neft_lab.claims.labels import axis_title, title_of
+from neft_lab.claims.results import shown
 from neft_lab.figures.panels import Layout, Line, Scale, split_panels, title_panels
 from neft_lab.figures.style import (
     PAPER,
@@ -19,8 +21,6 @@ from neft_lab.figures.style import (
     make_panels,
     open_canvas,
 )
-from neft_lab.labels import axis_title, title_of
-from neft_lab.results import shown
 from neft_lab.statistics import Estimate
 
 

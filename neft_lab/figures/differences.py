@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
-from neft_lab.claims import Comparison
+from neft_lab.claims.comparisons import Comparison
+from neft_lab.claims.labels import short_labels, title_of
 from neft_lab.figures.style import INK, MUTED, PAGE, PALETTE, PAPER, Figure, capital, finish, open_canvas
-from neft_lab.labels import short_labels, title_of
 from neft_lab.tables import rounded
 
 BLUE, ORANGE, GREEN = PALETTE[:3]

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
-from neft_lab.claims import Arm
+from neft_lab.claims.comparisons import Arm
+from neft_lab.claims.labels import short_label
+from neft_lab.claims.results import CellResult
 from neft_lab.figures.panels import Layout, Scale, split_panels, title_panels
 from neft_lab.figures.style import (
     MARKERS,
@@ -18,8 +20,6 @@ from neft_lab.figures.style import (
     make_panels,
     open_canvas,
 )
-from neft_lab.labels import short_label
-from neft_lab.results import CellResult
 from neft_lab.store import read_json
 
 CAPTION = (

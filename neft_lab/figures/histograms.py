@@ -9,7 +9,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from neft_lab.claims import Arm
+from neft_lab.claims.comparisons import Arm
+from neft_lab.claims.labels import short_label
 from neft_lab.figures.panels import Panel, Scale, split_panels
 from neft_lab.figures.style import (
     PAGE,
@@ -21,7 +22,6 @@ from neft_lab.figures.style import (
     make_panels,
     open_canvas,
 )
-from neft_lab.labels import short_label
 from neft_lab.store import read_json
 
 Reader = Callable[[Path], Sequence[float | None]]

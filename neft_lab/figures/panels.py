@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
-from neft_lab.claims import Arm
+from neft_lab.claims.comparisons import Arm
+from neft_lab.claims.labels import axis_title, short_label, varying_axes
+from neft_lab.claims.results import shown
 from neft_lab.figures.style import COLUMN, MARKERS, PAGE, PALETTE
-from neft_lab.labels import axis_title, short_label, varying_axes
-from neft_lab.results import shown
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
-from neft_lab.claims import Arm
+from neft_lab.claims.comparisons import Arm
+from neft_lab.claims.labels import short_label, title_of
 from neft_lab.figures.panels import Line, Scale, split_panels, title_panels
 from neft_lab.figures.style import (
     INK,
@@ -21,7 +22,6 @@ from neft_lab.figures.style import (
     open_canvas,
     shades,
 )
-from neft_lab.labels import short_label, title_of
 
 
 def draw_task_bars(arms: Sequence[Arm], tasks: Sequence[str], *, axis: str = "noise.alpha") -> Figure:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from neft_lab.arms import Arm
+from neft_lab.claims.arms import Arm
 from neft_lab.config import JudgeConfig, JudgeKind, Method, RunConfig
 from neft_lab.paper.numbers import MEAN, NO_RUN, Published
 

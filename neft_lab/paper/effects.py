@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import astuple, replace
 
-from neft_lab.arms import Arm, estimate_items, find_clusters
-from neft_lab.items import Items, align, read_items, read_length_pair
+from neft_lab.claims.arms import Arm, estimate_items, find_clusters
+from neft_lab.claims.items import Items, align, read_items, read_length_pair
+from neft_lab.claims.results import CellResult, shown
 from neft_lab.paper.numbers import BAND, Published
 from neft_lab.paper.verdicts import COUNTS, band_estimate, count_verdicts, exactly
-from neft_lab.results import CellResult, shown
 from neft_lab.statistics import Estimate, PairedDifference, length_controlled_difference, paired_difference
 
 METRICS = {

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from neft_lab.arms import Arm
+from neft_lab.claims.arms import Arm
+from neft_lab.claims.results import shown
 from neft_lab.config import GenerationSource, JudgeKind, Method, RunConfig, Scale, plain
 from neft_lab.paper.cells import EVALUATORS, decoding_label, judge_label
 from neft_lab.paper.numbers import Published
 from neft_lab.plan.published import published_name
-from neft_lab.results import shown
 from neft_lab.store import read_json
 
 FULL: dict[str, Any] = {

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neft_lab.arms import Arm, make_arms
+from neft_lab.claims.arms import Arm, make_arms
+from neft_lab.claims.results import CellResult
 from neft_lab.config import GenerationSource
 from neft_lab.paper.cells import find_arms
 from neft_lab.paper.effects import measure_effect, measure_value, metric_of
 from neft_lab.paper.numbers import Published, baseline_of, numbers_of
 from neft_lab.paper.protocol import differences
-from neft_lab.results import CellResult
 from neft_lab.statistics import Estimate, PairedDifference, equivalence, replication
 from neft_lab.store import write_text
 from neft_lab.tables import Table, rounded

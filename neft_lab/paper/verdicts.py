@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from neft_lab.results import CellResult
+from neft_lab.claims.results import CellResult
 from neft_lab.statistics import Estimate
 from neft_lab.store import read_json
 from neft_lab.textstats import win_rate_by_length

@@ -71,6 +71,8 @@ class Cell:
     keys: Mapping[str, str] | None = None
     arms: tuple[str, ...] = ()
     """The tuned arms (``sweep.select``) of which this is a try."""
+    control: str = ""
+    """The control (``sweep.controls``) that this is a cell of."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def _cell(point: Point, parts: Parts, values: Mapping[str, Any]) -> Cell:
     except UserError as error:
         at = ", ".join(f"{name}={value}" for name, value in point.axes.items())
         raise UserError(f"{error} (cell {at})" if at else str(error)) from None
-    return Cell(point.axes, config, point.baseline, point.added, arms=point.arms)
+    return Cell(point.axes, config, point.baseline, point.added, arms=point.arms, control=point.control)
 
 
 def steps(cells: Iterable[Cell]) -> dict[str, Step]:

@@ -31,10 +31,13 @@ class Planned(Protocol):
     def config(self) -> RunConfig: ...
     @property
     def baseline(self) -> Mapping[str, Any] | None: ...
+    @property
+    def control(self) -> str: ...
 
 
 def find_confounding(cells: Sequence[Planned]) -> list[str]:
     """One line for each way in which a comparison of these cells mixes the dose of noise with something else."""
+    cells = [cell for cell in cells if not cell.control]
     found = [*_changed_with_noise(cells), *_length_laws(cells), *_models(cells), *_kinds(cells)]
     return list(dict.fromkeys(found))
 

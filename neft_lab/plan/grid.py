@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 from neft_lab.config import SweepConfig, UserError, nearest
 from neft_lab.plan.compose import check_key, check_option, groups
+from neft_lab.plan.controls import check_controls, control_pairs
 from neft_lab.plan.tries import check_select, select_points
 
 
@@ -23,6 +24,8 @@ class Point:
     """Not asked for; there because other points are compared with it."""
     arms: tuple[str, ...] = ()
     """The tuned arms of which this is a try."""
+    control: str = ""
+    """The control (``sweep.controls``) that this is a cell of."""
 
 
 def points(
@@ -42,7 +45,8 @@ def points(
     rows = _zip_rows(sweep, {**{name: [value] for name, value in fixed.items()}, **extra})
     asked = [dict(zip(axes, values, strict=True)) | row for values in product(*axes.values()) for row in rows]
     if sweep.select is None:
-        return list(_with_baselines(asked, sweep.baseline))
+        grid = list(_with_baselines(asked, sweep.baseline))
+        return grid + _control_points(grid, sweep, {*fixed, *extra})
     check_select(sweep, sweep.select, {*fixed, *extra})
     tried: dict[str, Point] = {}
     for values, arm in select_points(asked, sweep.select, splits):
@@ -58,6 +62,12 @@ def signature(axes: Mapping[str, Any]) -> str:
         sort_keys=True,
         default=str,
     )
+
+
+def _control_points(grid: Sequence[Point], sweep: SweepConfig, given: Collection[str]) -> list[Point]:
+    check_controls(sweep)
+    pairs = control_pairs([one.axes for one in grid if one.baseline is None], sweep, given)
+    return [Point(axes, base, control=name) for name, axes, base in pairs]
 
 
 def _check_axes(axes: Mapping[str, list[Any]], sweep: SweepConfig, fixed: Mapping[str, Any]) -> None:

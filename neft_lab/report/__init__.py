@@ -12,7 +12,7 @@ from neft_lab.report.reader import Reader
 from neft_lab.store import write_text
 
 if TYPE_CHECKING:
-    from neft_lab.claims import Comparison
+    from neft_lab.claims.comparisons import Comparison
     from neft_lab.figures import Figure
     from neft_lab.tables import Table
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from neft_lab.labels import short_labels
+from neft_lab.claims.labels import short_labels
 
 if TYPE_CHECKING:
-    from neft_lab.results import CellResult
+    from neft_lab.claims.results import CellResult
 
 Record = Mapping[str, Any]
 Value = TypeVar("Value")
@@ -27,7 +27,7 @@ class Hole:
 
 @dataclass(frozen=True)
 class Dose:
-    """The noise that reached the embeddings of one cell; see ``neft_lab.dose.Dose``."""
+    """The noise that reached the embeddings of one cell; see ``neft_lab.noise.dose.Dose``."""
 
     cell: str
     mean_noise_norm: float

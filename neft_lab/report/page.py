@@ -17,13 +17,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
+from neft_lab.claims.labels import short_labels, title_of
 from neft_lab.figures.style import INK, MUTED, PALETTE, PAPER, RULE
-from neft_lab.labels import short_labels, title_of
 from neft_lab.report.reader import Answer, Reader, ReaderCell
 from neft_lab.tables import rounded
 
 if TYPE_CHECKING:
-    from neft_lab.claims import Comparison
+    from neft_lab.claims.comparisons import Comparison
     from neft_lab.figures import Figure
     from neft_lab.report import Report
     from neft_lab.tables import Table

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neft_lab.claims.labels import short_label, varying_axes
 from neft_lab.judging.pairs import read_preference
-from neft_lab.labels import short_label, varying_axes
 from neft_lab.store import read_json
 from neft_lab.textstats import repetition
 
 if TYPE_CHECKING:
-    from neft_lab.results import CellResult
+    from neft_lab.claims.results import CellResult
 
 Row = Mapping[str, Any]
 Place = tuple[str, int]

@@ -17,10 +17,10 @@ from torch.nn import functional
 from neft_lab.batching import plan_batches
 from neft_lab.config import AnalysisConfig, DatasetConfig, NoiseKind
 from neft_lab.datasets import IGNORED, Example, load_conversations, prepare_examples, tokenize
-from neft_lab.dose import count_changed_tokens
 from neft_lab.metrics import mean_metrics
 from neft_lab.models import load_trained
 from neft_lab.noise import example_generators
+from neft_lab.noise.dose import count_changed_tokens
 from neft_lab.padding import pad_rows
 from neft_lab.progress import Progress
 from neft_lab.recall import answer_training_prompts

@@ -12,16 +12,16 @@ from transformers import set_seed
 
 from neft_lab.config import FinetuneConfig, Method
 from neft_lab.datasets import Prepared, load_instructions, prepare_examples
-from neft_lab.dose import sample_changed_tokens
 from neft_lab.interventions import Interventions
+from neft_lab.interventions.regularizers import require_ends
 from neft_lab.models import LoadedModel, load_adapted, load_source, load_tokenizer
+from neft_lab.noise.dose import sample_changed_tokens
 from neft_lab.processes import check_machine, gather_weights, launch
 from neft_lab.progress import Progress, read_events
-from neft_lab.regularizers import require_ends
 from neft_lab.stages import SILENT, Inputs, Metrics, TrainInputs
 from neft_lab.store import read_json, write_json
-from neft_lab.trainer import NoisyTrainer, Rows
-from neft_lab.trainer_arguments import computes_in_bf16, optimizer_name, training_arguments
+from neft_lab.training.arguments import computes_in_bf16, optimizer_name, training_arguments
+from neft_lab.training.trainer import NoisyTrainer, Rows
 
 
 def train(config: TrainInputs, inputs: Inputs, output: Path, progress: Progress) -> Metrics:

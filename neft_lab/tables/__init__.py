@@ -1,7 +1,7 @@
 """Rows and claims to tables of text; nothing is computed here but rounding."""
 
 from neft_lab.tables.ablation import BOLD, ablation_table
-from neft_lab.tables.differences import difference_table, primary_table
+from neft_lab.tables.differences import difference_table, p_text, primary_table
 from neft_lab.tables.leaderboard import leaderboard_csv
 from neft_lab.tables.measured import band_table, dose_table, metric_table
 from neft_lab.tables.table import Table, rounded
@@ -15,6 +15,7 @@ __all__ = [
     "dose_table",
     "leaderboard_csv",
     "metric_table",
+    "p_text",
     "primary_table",
     "rounded",
 ]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from neft_lab.claims import Arm
+from neft_lab.claims.comparisons import Arm
+from neft_lab.claims.labels import plain_value, title_of, varying_axes
+from neft_lab.claims.results import CellResult, shown
 from neft_lab.config import SweepConfig
-from neft_lab.labels import plain_value, title_of, varying_axes
-from neft_lab.results import CellResult, shown
 from neft_lab.tables.table import Table, rounded
 
 

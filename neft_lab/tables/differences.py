@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from neft_lab.claims import Comparison
-from neft_lab.labels import title_of
+from neft_lab.claims.comparisons import Comparison
+from neft_lab.claims.labels import title_of
 from neft_lab.tables.table import Table, rounded
 
 
@@ -18,8 +18,8 @@ def difference_table(comparisons: Sequence[Comparison]) -> Table:
         difference = one.difference
         rows.append([
             one.label, title_of(one.metric), rounded(difference.value, difference.low, difference.high),
-            f"{difference.n} × {difference.seeds}", _p(difference.p_value),
-            "" if one.adjusted_p is None else _p(one.adjusted_p), one.verdict,
+            f"{difference.n} × {difference.seeds}", p_text(difference.p_value),
+            "" if one.adjusted_p is None else p_text(one.adjusted_p), one.verdict,
             "; ".join(flag for flag in one.flags if flag != one.verdict),
         ])  # fmt: skip
     adjusted = f"p ({' or '.join(corrections)})" if corrections else "p (corrected)"
@@ -56,7 +56,8 @@ def primary_table(comparisons: Sequence[Comparison]) -> Table:
     return Table(title, [whole.header[place] for place in kept], rows, whole.notes)
 
 
-def _p(value: float) -> str:
+def p_text(value: float) -> str:
+    """A p-value as tables print it."""
     if math.isnan(value):
         return "–"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"

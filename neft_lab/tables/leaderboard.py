@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from neft_lab.results import CellResult
+from neft_lab.claims.results import CellResult
 
 ENDS = ("", "_low", "_high", "_n")
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from neft_lab.claims import Arm
-from neft_lab.labels import short_labels, title_of
+from neft_lab.claims.comparisons import Arm
+from neft_lab.claims.labels import short_labels, title_of
 from neft_lab.tables.ablation import print_estimate
 from neft_lab.tables.table import Table, rounded
 

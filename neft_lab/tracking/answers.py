@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from neft_lab.store import read_json
 
 if TYPE_CHECKING:
-    from neft_lab.results import CellResult
+    from neft_lab.claims.results import CellResult
     from neft_lab.tables import Table
 
 MOST = 50

@@ -15,7 +15,7 @@ from neft_lab.tracking.flat import Flat, flatten, slug, split_finite
 from neft_lab.tracking.redaction import Redactor
 
 if TYPE_CHECKING:
-    from neft_lab.results import CellResult
+    from neft_lab.claims.results import CellResult
     from neft_lab.tables import Table
 
 Item = TypeVar("Item")

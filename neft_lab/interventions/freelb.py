@@ -26,9 +26,9 @@ from neft_lab.config import (
     NoiseStrength,
     RegularizerConfig,
 )
-from neft_lab.dose import Dose, DoseSums
-from neft_lab.embedding_hook import EmbeddingHook, MicroBatch
+from neft_lab.interventions.hook import EmbeddingHook, MicroBatch
 from neft_lab.noise import Examples, example_generators, sample_noise
+from neft_lab.noise.dose import Dose, DoseSums
 
 STREAM = "freelb"
 

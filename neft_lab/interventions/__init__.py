@@ -15,11 +15,11 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from neft_lab.config import NoiseConfig, RegularizerConfig
-from neft_lab.embedding_dropout import EmbeddingDropout
-from neft_lab.embedding_hook import EmbeddingHook
-from neft_lab.freelb import FreeLB
-from neft_lab.noise_hook import EmbeddingNoise
-from neft_lab.untouched import UntouchedModel
+from neft_lab.interventions.dropout import EmbeddingDropout
+from neft_lab.interventions.freelb import FreeLB
+from neft_lab.interventions.hook import EmbeddingHook
+from neft_lab.interventions.noise import EmbeddingNoise
+from neft_lab.interventions.untouched import UntouchedModel
 
 
 class Interventions:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from neft_lab.claims import DESCRIBED, JUDGED, LEVEL, Comparison
+from neft_lab.claims.comparisons import DESCRIBED, JUDGED, LEVEL, Comparison
+from neft_lab.claims.labels import axis_title, title_of
+from neft_lab.claims.results import CellResult, shown
 from neft_lab.config import RunConfig, SweepConfig
-from neft_lab.labels import axis_title, title_of
 from neft_lab.plan.confounding import find_confounding
-from neft_lab.results import CellResult, shown
 from neft_lab.tables import rounded
 
 UNJUDGED = "judge not validated"

@@ -11,6 +11,9 @@ from neft_lab.execute import Status
 from neft_lab.plan import Cell, Plan
 from neft_lab.store import read_json
 
+CONTROL = "control"
+"""The axis on which controls stand in tables."""
+
 
 @dataclass(frozen=True)
 class CellResult:
@@ -33,6 +36,8 @@ class CellResult:
     """The tuned arms (``sweep.select``) of which this is a try."""
     choosing_share: float | None = None
     """The share of the instructions that chose this cell and do not count in what it reports; None: all count."""
+    control: str = ""
+    """The control of which this is a cell; it stands on an axis of that name."""
 
     @property
     def label(self) -> str:
@@ -52,7 +57,9 @@ def load_results(plan: Plan, status: Status) -> list[CellResult]:
 
 
 def _cell_result(cell: Cell, plan: Plan, status: Status, records: dict[str, dict[str, Any]]) -> CellResult:
-    row = CellResult(cell.axes, cell.baseline, cell.added, dict(cell.keys or {}), cell.config, arms=cell.arms)
+    axes = cell.axes | ({CONTROL: cell.control} if cell.control else {})
+    row = CellResult(axes, cell.baseline, cell.added, dict(cell.keys or {}), cell.config, arms=cell.arms,
+                     control=cell.control)  # fmt: skip
     for stage, key in row.keys.items():
         if key in status.done:
             if key not in records:

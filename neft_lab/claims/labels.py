@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from neft_lab.results import shown
+from neft_lab.claims.results import shown
 
 AXES = {"noise.alpha": "noise scale α"}
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from neft_lab.arms import PairedRows, pair_rows, read_pairs
+from neft_lab.claims.arms import PairedRows, pair_rows, read_pairs
+from neft_lab.claims.results import CellResult
 from neft_lab.config import SweepConfig
-from neft_lab.results import CellResult
 from neft_lab.statistics import SmallestDifference, Variation, measure_variation, smallest_difference
 
 OWN_PAIRS = "this sweep's own pairs"
@@ -25,7 +25,7 @@ UNITS = {
 
 def detectable_difference(rows: Sequence[CellResult], sweep: SweepConfig) -> SmallestDifference | None:
     """How small a difference of the primary metric this sweep could have seen, from the spread of its own pairs."""
-    pairs = pair_rows(rows)
+    pairs = [pair for pair in pair_rows(rows) if not pair.arm[0].control]
     found = []
     for pair in pairs:
         measured = _measure(pair, sweep.primary)

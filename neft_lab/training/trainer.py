@@ -22,16 +22,16 @@ import torch
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
-from neft_lab.attention import settle_packing
 from neft_lab.config import FinetuneConfig, Layout, LossAverage, NoisePlace
 from neft_lab.datasets import Example
 from neft_lab.interventions import Interventions
-from neft_lab.packing import MicroBatch, pack, pad, plan_packed, plan_padded
+from neft_lab.interventions.regularizers import label_weights, token_losses
 from neft_lab.processes import Resumable, check_sharing, find_resumable, read_counts
 from neft_lab.processes.checkpoints import COUNTS
 from neft_lab.progress import Progress
-from neft_lab.regularizers import label_weights, token_losses
 from neft_lab.store import sync_folder, write_json
+from neft_lab.training.attention import settle_packing
+from neft_lab.training.packing import MicroBatch, pack, pad, plan_packed, plan_padded
 
 PARTIAL = "partial"
 EXPLODED = 100.0

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from neft_lab.arms import Arm
-from neft_lab.labels import short_labels, title_of
-from neft_lab.results import CellResult
+from neft_lab.claims.arms import Arm
+from neft_lab.claims.labels import short_labels, title_of
+from neft_lab.claims.results import CellResult
 from neft_lab.store import read_json
 from neft_lab.tables import Table, metric_table
 

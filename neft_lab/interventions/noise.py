@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from neft_lab.config import NoiseConfig
-from neft_lab.dose import Dose, DoseSums
-from neft_lab.embedding_hook import EmbeddingHook, MicroBatch
+from neft_lab.interventions.hook import EmbeddingHook, MicroBatch
 from neft_lab.noise import example_generators, sample_noise
+from neft_lab.noise.dose import Dose, DoseSums
 
 
 class EmbeddingNoise(EmbeddingHook):

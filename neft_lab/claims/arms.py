@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from neft_lab.items import READERS, Items, align, read_items
-from neft_lab.results import CellResult, find_cell, shown
-from neft_lab.statistics import Estimate, accuracy, compare_with_best, mean_value
+from neft_lab.claims.items import READERS, Items, align, read_items, read_length_table
+from neft_lab.claims.results import CellResult, find_cell, shown
+from neft_lab.statistics import Estimate, accuracy, compare_with_best, length_controlled_win_rate, mean_value
 
+LENGTH_CONTROLLED = "length_controlled_win_rate"
 LOWER_IS_BETTER = ("held_out_loss",)
 HIGHER_IS_BETTER = (
     "win_rate", "length_controlled_win_rate", "mmlu", "mmlu_weighted", "arc_challenge", "hellaswag", "truthfulqa_mc2"
@@ -83,6 +84,10 @@ def _estimate(rows: Sequence[CellResult], metric: str) -> Estimate:
         low, high = (numbers.get(f"{metric}_{end}", math.nan) for end in ("low", "high"))
         return Estimate(numbers[metric], numbers.get(f"{metric}_standard_error", math.nan), low, high,
                         int(numbers.get(f"{metric}_n", 0)))  # fmt: skip
+    if metric == LENGTH_CONTROLLED and (table := read_length_table(have)) is not None:
+        return length_controlled_win_rate(
+            table.preferences, table.lengths, table.reference_lengths, resamples=500
+        )
     items = [found for row in have if (found := read_items(row, metric)) is not None]
     if len(items) < len(have) or not have:
         value = math.fsum(row.metrics[metric] for row in have) / len(have) if have else math.nan

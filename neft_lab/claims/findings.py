@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from neft_lab import tables
-from neft_lab.answer import answer_sentence
-from neft_lab.claims import (
+from neft_lab.claims.answer import answer_sentence
+from neft_lab.claims.comparisons import (
     DESCRIBED,
     JUDGED,
     Arm,
@@ -18,14 +18,15 @@ from neft_lab.claims import (
     detectable_difference,
     make_arms,
 )
+from neft_lab.claims.controls import beside_effects, control_sentence, control_table, read_controls
+from neft_lab.claims.items import read_items
+from neft_lab.claims.judge_table import judge_tables
+from neft_lab.claims.results import CellResult, load_results, metric_names
+from neft_lab.claims.selection import select_best, tries_table
 from neft_lab.config import SweepConfig
 from neft_lab.execute import Status
-from neft_lab.items import read_items
-from neft_lab.judge_table import judge_tables
 from neft_lab.paper import Beside, paper_table, set_beside
 from neft_lab.plan import Plan
-from neft_lab.results import CellResult, load_results, metric_names
-from neft_lab.selection import select_best, tries_table
 from neft_lab.textstats import LengthBand, win_rate_by_length
 
 TASKS = ("mmlu", "arc_challenge", "hellaswag", "truthfulqa_mc2")
@@ -66,9 +67,11 @@ def find(plan: Plan, status: Status) -> Findings:
     rows = load_results(plan, status)
     metrics = metric_names(rows, first=plan.sweep.primary)
     selection = select_best(rows, plan.sweep)
-    reported = rows if selection is None else selection.winners
+    reported = [row for row in rows if not row.control] if selection is None else selection.winners
     arms = make_arms(reported, metrics)
-    comparisons = compare(reported, plan.sweep, _compared(metrics, plan.sweep))
+    compared = _compared(metrics, plan.sweep)
+    comparisons = compare(reported, plan.sweep, compared)
+    controls = read_controls(rows, plan.sweep, compared)
     best = {plan.sweep.primary: best_arms(arms, plan.sweep.primary)} if _trusted(reported, plan.sweep) else {}
     shown = [
         tables.ablation_table(arms, plan.sweep, metrics, best=best),
@@ -77,6 +80,10 @@ def find(plan: Plan, status: Status) -> Findings:
     ]
     if selection is not None:
         shown.insert(1, tries_table(selection, plan.sweep))
+    if controls:
+        shown.insert(1, control_table(controls, plan.sweep))
+    answer = answer_sentence(comparisons, plan.sweep, reported) + control_sentence(controls)
+    comparisons = beside_effects(comparisons, controls)
     beside = [tables.difference_table(comparisons)] if comparisons else []
     if any("mean_noise_norm" in row.metrics for row in rows):
         beside.append(tables.dose_table(make_arms(rows, [])))
@@ -93,7 +100,7 @@ def find(plan: Plan, status: Status) -> Findings:
         beside=beside,
         published=published,
         paper=paper,
-        answer=answer_sentence(comparisons, plan.sweep, reported),
+        answer=answer,
         detectable=f"Smallest difference it could have seen: {smallest}." if smallest else "",
         points=smallest.points if smallest else None,
     )

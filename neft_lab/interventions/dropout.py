@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from neft_lab.embedding_hook import EmbeddingHook, MicroBatch
+from neft_lab.interventions.hook import EmbeddingHook, MicroBatch
 from neft_lab.noise import Examples, example_generators
 
 STREAM = "embedding dropout"

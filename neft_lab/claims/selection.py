@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from neft_lab.arms import estimate_items
+from neft_lab.claims.arms import estimate_items
+from neft_lab.claims.items import OF_ANSWERS, READERS, keep_items, read_items
+from neft_lab.claims.labels import title_of
+from neft_lab.claims.results import CellResult, find_cell, shown
 from neft_lab.config import SelectConfig, SweepConfig
-from neft_lab.items import OF_ANSWERS, READERS, keep_items, read_items
-from neft_lab.labels import title_of
 from neft_lab.plan.tries import OF_ANSWERS as CHOSEN_BY_ANSWERS
 from neft_lab.plan.tries import SPLIT, baseline_arm, tuned_arms
-from neft_lab.results import CellResult, find_cell, shown
 from neft_lab.tables import Table
 
 ARM = "arm"

@@ -10,12 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from neft_lab.arms import Arm, PairedRows, best_arms, make_arms, pair_rows, read_pairs, without_seed
+from neft_lab.claims.arms import (
+    LENGTH_CONTROLLED,
+    Arm,
+    PairedRows,
+    best_arms,
+    make_arms,
+    pair_rows,
+    read_pairs,
+    without_seed,
+)
+from neft_lab.claims.items import READERS, read_length_pair
+from neft_lab.claims.labels import short_label
+from neft_lab.claims.pilot import detectable_difference
+from neft_lab.claims.results import CellResult
 from neft_lab.config import NoiseKind, NoiseScale, SweepConfig
-from neft_lab.items import READERS, read_length_pair
-from neft_lab.labels import short_label
-from neft_lab.pilot import detectable_difference
-from neft_lab.results import CellResult
 from neft_lab.statistics import (
     PairedDifference,
     benjamini_hochberg,
@@ -36,7 +45,6 @@ DESCRIBED = (
 )  # fmt: skip
 
 
-LENGTH_CONTROLLED = "length_controlled_win_rate"
 DOSE_MARGIN = 0.05
 """Measured doses of arms that are called matched may differ by this share."""
 
@@ -70,16 +78,16 @@ def compare(rows: Sequence[CellResult], sweep: SweepConfig, metrics: Sequence[st
     pairs = pair_rows(rows)
     found = []
     for metric in metrics:
-        of_metric = [one for pair in pairs if (one := _compare(pair, metric, rows, sweep)) is not None]
+        of_metric = [one for pair in pairs if (one := measure(pair, metric, rows, sweep)) is not None]
         found += _decide(of_metric, metric, sweep)
     return found
 
 
-def _compare(
+def measure(
     pair: PairedRows, metric: str, rows: Sequence[CellResult], sweep: SweepConfig
 ) -> Comparison | None:
-    measure = _measure_length_controlled if metric == LENGTH_CONTROLLED else _measure
-    measured = measure(pair, metric)
+    """One difference with its remarks and no verdict yet; None where the cells lack the metric."""
+    measured = (_measure_length_controlled if metric == LENGTH_CONTROLLED else _measure)(pair, metric)
     if measured is None:
         return None
     difference, lost = measured

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from neft_lab.results import CellResult
+from neft_lab.claims.results import CellResult
 from neft_lab.store import read_json
 
 
@@ -147,6 +147,31 @@ def read_length_pair(row: CellResult, base: CellResult) -> dict[str, LengthPair]
         )
         for text in shared
     }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LengthTable:
+    """Verdicts of several judged cells on the instructions they share: preferences and lengths (s, n), reference lengths (n,)."""
+
+    preferences: list[list[float]]
+    lengths: list[list[int]]
+    reference_lengths: list[int]
+
+
+def read_length_table(rows: Sequence[CellResult]) -> LengthTable | None:
+    """What is needed to control for length over several seeds; None where a cell is not judged or references differ."""
+    if not rows or any("judge" not in row.folders for row in rows):
+        return None
+    tables = [_annotations(row) for row in rows]
+    shared = [text for text in tables[0] if all(text in table for table in tables)]
+    references = [{table[text]["output_1"] for table in tables} for text in shared]
+    if not shared or any(len(one) > 1 for one in references):
+        return None
+    return LengthTable(
+        [_holed([table[text]["preference"] for text in shared]) for table in tables],
+        [[len(table[text]["output_2"]) for text in shared] for table in tables],
+        [len(next(iter(one))) for one in references],
+    )
 
 
 def _annotations(row: CellResult) -> dict[str, dict[str, Any]]:

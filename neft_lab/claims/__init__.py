@@ -1,0 +1,1 @@
+"""From finished cells to what may be said: arms, paired comparisons, verdicts, the answer."""

@@ -1,0 +1,1 @@
+"""One training: how an optimizer step is laid out, computed, checkpointed and resumed."""
