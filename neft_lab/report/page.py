@@ -36,7 +36,7 @@ COLORS = {INK: "currentColor", MUTED: "var(--muted)", RULE: "var(--rule)", PAPER
 NUMBER = re.compile(r"[-+−–]?[\d.,]*( ?%)?( \[.*\])?( †)?")
 TONES = {
     "higher": "up", "gained": "up", "lower": "down", "lost": "down", "preserved": "same", "reproduced": "same",
-    "outside": "down", "same": "same", "differs": "down",
+    "outside": "down", "as known": "same", "not as known": "down", "same": "same", "differs": "down",
 }  # fmt: skip
 STAGES = ("train", "generate", "describe", "judge", "leaderboard", "analyze")
 
