@@ -46,6 +46,7 @@ def _marked(table: Table) -> list[list[str]]:
 
 SYMBOLS = {
     "–": "--", "−": "$-$", "×": r"$\times$", "÷": r"$\div$", "≥": r"$\geq$", "≈": r"$\approx$", "α": r"$\alpha$", "†": r"\dag{}",
+    "⁻": "$^{-}$", **{digit: f"$^{{{number}}}$" for number, digit in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
 }  # fmt: skip
 """What LaTeX needs a command for."""
 MINUS = re.compile(r"(?<![\w-])-(?=\d)")

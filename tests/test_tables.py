@@ -36,7 +36,7 @@ SWEEP = SweepConfig(
 AWKWARD = Table(
     "50 % of a_b & c",
     ["arm", "win rate %", "100 $ #1"],
-    [["α 5 × {x}", "46 [-3, 49] †", "a | b\nc"], ["~^\\", "–", "5 − 3 ÷ 2"]],
+    [["α 5 × {x}", "46 [-3, 49] †", "a | b\nc"], ["~^\\", "–", "5 − 3 ÷ 2"], ["", "2 [1, 3] × 10⁻¹²", ""]],
     ["One note with 95 % and _under_.", "Another ≥ 5."],
     frozenset({(0, 1)}),
 )
@@ -58,6 +58,13 @@ def nan_arm(alpha: float, **row: object) -> Arm:
         (2.31842, 2.2871, 2.3497, "2.32 [2.29, 2.35]"),  # 0.03: two
         (-0.0004, -1.2, 1.2, "0 [-1, 1]"),  # and no minus zero
         (3.0, 3.0, 3.0, "3 [3, 3]"),
+        (0.25, 0.25, 0.25, "0.250 [0.250, 0.250]"),
+        (0.1, 0.1 - 2e-17, 0.1 + 2e-17, "0.100 [0.100, 0.100]"),  # a constant whose mean was rounded
+        (0.00052, 0.00021, 0.00083, "0.0005 [0.0002, 0.0008]"),
+        (2.13e-5, 1.01e-5, 3.25e-5, "2 [1, 3] × 10⁻⁵"),
+        (-3.3e-7, -9.1e-7, 1.2e-7, "-3 [-9, 1] × 10⁻⁷"),
+        (1.2e-4, 8.1e-5, 1.59e-4, "1.2 [0.8, 1.6] × 10⁻⁴"),
+        (6.938123, 6.938122, 6.938124, "6.938123 [6.938122, 6.938124]"),
     ],
 )
 def test_no_more_digits_than_the_interval_supports(value: float, low: float, high: float, text: str) -> None:
@@ -185,7 +192,7 @@ def test_win_rates_by_length_carry_their_counts() -> None:
 
 def test_a_cell_cannot_break_markdown_or_csv() -> None:
     lines = to_markdown([AWKWARD]).splitlines()
-    assert [line.count("|") - line.count("\\|") for line in lines if line.startswith("|")] == [4] * 4
+    assert [line.count("|") - line.count("\\|") for line in lines if line.startswith("|")] == [4] * 5
     assert list(csv.reader(io.StringIO(to_csv(AWKWARD)))) == [AWKWARD.header, *AWKWARD.rows]
     assert len(to_rich(AWKWARD).columns) == 3
 
@@ -194,6 +201,7 @@ def test_latex_signs_and_symbols_are_latex() -> None:
     text = to_latex([AWKWARD])
     assert r"\textbf{46 [$-$3, 49] \dag{}}" in text
     assert r"$\alpha$ 5 $\times$ \{x\}" in text
+    assert r"2 [1, 3] $\times$ 10$^{-}$$^{1}$$^{2}$" in text
     assert r"\caption{50 \% of a\_b \& c}" in text
     assert all(word in text for word in (r"\toprule", r"\midrule", r"\bottomrule", r"Another $\geq$ 5."))
 
