@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,25 @@ def test_a_cell_that_was_not_judged_shows_its_bare_answers(tmp_path: Path) -> No
     assert (answer.text, answer.preference, answer.reference) == ("bare", None, None)
 
 
+def test_answers_that_were_not_judged_stand_beside_the_references_of_their_set(tmp_path: Path) -> None:
+    write_json(tmp_path / "outputs.json", [{"instruction": text, "output": "bare"} for text in ("Q", "P")])
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text('{"instruction": "P", "output": "right"}\n{"instruction": "Q"}\n', encoding="utf-8")
+    record = {
+        "sources": {
+            "instructions": {"kind": "file", "location": str(asked), "revision": None, "digest": "sha256:1"}
+        }
+    }
+    cell = CellResult(
+        PLAIN, None, False, {}, None, folders={"generate": tmp_path}, records={"generate": record}
+    )
+    reader = collect_reader([cell])
+    assert [one.references for one in reader.instructions] == [[], ["right"]]
+    assert [answer and answer.reference for answer in reader.cells[0].answers] == [None, 0]
+    asked.unlink()
+    assert collect_reader([cell]).instructions[1].references == []
+
+
 def test_length_and_repetition_are_those_of_the_whole_answer(tmp_path: Path) -> None:
     words = "the cat sat on the mat and the cat sat on the rug"
     reader = collect_reader(
@@ -176,6 +196,28 @@ def test_the_page_says_question_answer_holes_dose_cost_and_provenance(tmp_path: 
     ):  # fmt: skip
         assert said in words, said
     assert "/home/somebody" not in words
+
+
+def test_p_values_are_headed_by_their_own_correction(tmp_path: Path) -> None:
+    holm = make_comparison(NOISY, 5.2, 3.4, verdict="higher")
+    for correction, head, note in (
+        ("Holm", "p (Holm)", "Holm over 3 comparisons of the primary metric"),
+        (
+            "Benjamini-Hochberg",
+            "p (Benjamini-Hochberg)",
+            "Exploratory: Benjamini-Hochberg over 3 comparisons",
+        ),
+    ):
+        one = replace(holm, correction=correction, family=3)
+        words = Page(write(make_report(two_cells(tmp_path / correction), comparisons=[one]), tmp_path)).words
+        assert head in words and note in words
+
+
+def test_steps_without_a_device_do_not_count_where_others_have_one(tmp_path: Path) -> None:
+    plain, noisy = two_cells(tmp_path)
+    plain.records["judge"]["environment"] = plain.records["judge"]["environment"] | {"device": "none"}
+    told = collect_facts([plain, noisy]).provenance.environments
+    assert told == ["cpu on x86_64, python 3.11.7, torch 2.13.0, transformers 5.23.0"]
 
 
 def test_the_dose_shows_the_tokens_it_changed_where_that_was_looked_up(tmp_path: Path) -> None:

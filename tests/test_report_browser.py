@@ -110,6 +110,14 @@ def test_a_missing_verdict_is_no_flip(browser: Any, small: Path) -> None:
     assert opened.shown() == ["Name a colour", "Count to three", "Say hello"]
 
 
+def test_where_a_verdict_is_missing_nothing_is_said_of_flips(browser: Any, small: Path) -> None:
+    opened = Opened(browser, small)
+    opened.to_reader()
+    opened.press("l j j j")
+    assert opened.chosen() == ("Say nothing", "α 15")
+    assert opened.tab.text_content("#summary") == "Not judged on both sides. 25 characters longer."
+
+
 def test_search_reads_instructions_answers_and_references(browser: Any, small: Path) -> None:
     opened = Opened(browser, small)
     for words, kept in (

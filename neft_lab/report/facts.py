@@ -136,9 +136,7 @@ def _provenance(records: Sequence[Record], keys: Sequence[tuple[str, Mapping[str
             packages.setdefault(name, {})[version] = None
     return Provenance(
         commits=_distinct(record.get("commit") or "no checkout" for record in records),
-        environments=_distinct(
-            _environment(record["environment"]) for record in records if record.get("environment")
-        ),
+        environments=_environments(records),
         packages={name: ", ".join(versions) for name, versions in packages.items()},
         origins=_distinct(origin for record in records for origin in _origins(record)),
         keys=keys,
@@ -151,7 +149,7 @@ def _distinct(values: Iterable[Value]) -> list[Value]:
 
 def _environments(records: Sequence[Record]) -> list[str]:
     """Steps that use no device, such as a judge by length, do not count where others do."""
-    found = [record["environment"] for record in records]
+    found = [record["environment"] for record in records if record.get("environment")]
     used = [environment for environment in found if environment["device"] != "none"] or found
     return _distinct(map(_environment, used))
 

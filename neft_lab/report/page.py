@@ -20,7 +20,7 @@ from markupsafe import Markup
 from neft_lab.claims.labels import short_labels, title_of
 from neft_lab.figures.style import INK, MUTED, PALETTE, PAPER, RULE
 from neft_lab.report.reader import Answer, Reader, ReaderCell
-from neft_lab.tables import rounded
+from neft_lab.tables import corrected_title, difference_notes, p_text, rounded
 
 if TYPE_CHECKING:
     from neft_lab.claims.comparisons import Comparison
@@ -52,6 +52,8 @@ def render(report: Report) -> str:
         tables=[_readable(table) for table in report.tables],
         paper=[_readable(table) for table in report.paper],
         differences=_differences(report.comparisons),
+        corrected=corrected_title(report.comparisons),
+        difference_notes=difference_notes(report.comparisons),
         stages=[stage for stage in STAGES if stage in report.facts.seconds],
         total_seconds=math.fsum(report.facts.seconds.values()),
         steps=len({key for _, keys in report.facts.provenance.keys for key in keys.values()}),
@@ -174,10 +176,8 @@ def _difference(one: Comparison, label: str, reach: float) -> Difference:
 
 
 def _p_value(value: float | None) -> str:
-    """Three decimals; nothing where no test was made."""
-    if value is None or math.isnan(value):
-        return ""
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    """As tables print it; nothing where no test was made."""
+    return "" if value is None or math.isnan(value) else p_text(value)
 
 
 def _clock(seconds: float) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neft_lab.claims.labels import short_label, varying_axes
+from neft_lab.datasets import stored_instructions
 from neft_lab.judging.pairs import read_preference
+from neft_lab.sources import Source
 from neft_lab.store import read_json
 from neft_lab.textstats import repetition
 
@@ -105,19 +106,32 @@ def _name_cells(rows: Sequence[CellResult]) -> list[ReaderCell]:
 
 
 def _read_rows(cell: CellResult) -> Iterator[tuple[Place, Row]]:
-    path = _answers_file(cell)
     seen: dict[str, int] = {}
-    for row in read_json(path) if path is not None else []:
+    for row in _answered(cell):
         text = row["instruction"]
         seen[text] = seen.get(text, -1) + 1
         yield (text, seen[text]), row
 
 
-def _answers_file(cell: CellResult) -> Path | None:
-    for stage, name in (("judge", "annotations.json"), ("generate", "outputs.json")):
-        if stage in cell.folders:
-            return cell.folders[stage] / name
-    return None
+def _answered(cell: CellResult) -> Sequence[Row]:
+    """The verdicts with both answers, or the bare answers beside the references of their instruction set."""
+    if "judge" in cell.folders:
+        judged: list[Row] = read_json(cell.folders["judge"] / "annotations.json")
+        return judged
+    if "generate" not in cell.folders:
+        return []
+    known = _references(cell)
+    return [
+        row | {"output_1": known.get(row["instruction"])}
+        for row in read_json(cell.folders["generate"] / "outputs.json")
+    ]
+
+
+def _references(cell: CellResult) -> dict[str, str | None]:
+    """By instruction, of the set that the cell was asked from; nothing where the set is not on this machine."""
+    source = cell.records.get("generate", {}).get("sources", {}).get("instructions")
+    asked = stored_instructions(Source(**source)) if source else None
+    return {one.instruction: one.reference for one in asked or []}
 
 
 def _answer(row: Row, place: Place, instructions: dict[Place, Instruction]) -> Answer:

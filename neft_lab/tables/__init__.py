@@ -1,7 +1,13 @@
 """Rows and claims to tables of text; nothing is computed here but rounding."""
 
 from neft_lab.tables.ablation import BOLD, ablation_table
-from neft_lab.tables.differences import difference_table, p_text, primary_table
+from neft_lab.tables.differences import (
+    corrected_title,
+    difference_notes,
+    difference_table,
+    p_text,
+    primary_table,
+)
 from neft_lab.tables.leaderboard import leaderboard_csv
 from neft_lab.tables.measured import band_table, dose_table, metric_table
 from neft_lab.tables.table import Table, rounded
@@ -11,6 +17,8 @@ __all__ = [
     "Table",
     "ablation_table",
     "band_table",
+    "corrected_title",
+    "difference_notes",
     "difference_table",
     "dose_table",
     "leaderboard_csv",

@@ -12,7 +12,6 @@ from neft_lab.tables.table import Table, rounded
 
 def difference_table(comparisons: Sequence[Comparison]) -> Table:
     """Every arm minus its baseline, with interval, test and verdict."""
-    corrections = list(dict.fromkeys(one.correction for one in comparisons if one.adjusted_p is not None))
     rows = []
     for one in comparisons:
         difference = one.difference
@@ -22,14 +21,24 @@ def difference_table(comparisons: Sequence[Comparison]) -> Table:
             "" if one.adjusted_p is None else p_text(one.adjusted_p), one.verdict,
             "; ".join(flag for flag in one.flags if flag != one.verdict),
         ])  # fmt: skip
-    adjusted = f"p ({' or '.join(corrections)})" if corrections else "p (corrected)"
+    adjusted = corrected_title(comparisons)
     header = ["arm", "metric", "difference", "items × seeds", "p", adjusted, "verdict", "remarks"]
-    return Table("Differences from the baseline", header, rows, _difference_notes(comparisons))
+    return Table("Differences from the baseline", header, rows, difference_notes(comparisons))
 
 
-def _difference_notes(comparisons: Sequence[Comparison]) -> list[str]:
+def _corrections(comparisons: Sequence[Comparison]) -> list[str]:
+    return list(dict.fromkeys(one.correction for one in comparisons if one.adjusted_p is not None))
+
+
+def corrected_title(comparisons: Sequence[Comparison]) -> str:
+    """What stands above the corrected p-values."""
+    return f"p ({' or '.join(_corrections(comparisons)) or 'corrected'})"
+
+
+def difference_notes(comparisons: Sequence[Comparison]) -> list[str]:
+    """What is compared, how it is corrected, over how many, and of what one seed per arm speaks."""
     notes = ["Arm minus baseline on the same items and seeds, with 95 % intervals."]
-    for correction in dict.fromkeys(one.correction for one in comparisons if one.adjusted_p is not None):
+    for correction in _corrections(comparisons):
         sizes = sorted({one.family for one in comparisons if one.correction == correction and one.family})
         over = (
             f" over {' and '.join(map(str, sizes))} comparison{'' if sizes == [1] else 's'}" if sizes else ""

@@ -89,9 +89,10 @@ function fillMeter(meter, chance) {
 
 function summarise(cells, left, right, number, change) {
   if (left === null) return `${cells[right].label} is a baseline: others are compared with it.`;
-  const flipped = isFlip(cells, left, right, number, "flips");
+  const judged = cells[left].verdicts[number] !== "-" && cells[right].verdicts[number] !== "-";
+  const verdict = !judged ? "Not judged on both sides." : isFlip(cells, left, right, number, "flips") ? "The verdict flips." : "No flip.";
   const length = change === null ? "" : change === 0 ? "The same length." : `${count(Math.abs(change), "character")} ${change > 0 ? "longer" : "shorter"}.`;
-  return `${flipped ? "The verdict flips." : "No flip."} ${length}`;
+  return `${verdict} ${length}`;
 }
 
 function drawAnswer(cell, text, number, { kind, runs }) {
@@ -134,12 +135,12 @@ function markWords(text, mark) {
   return [make(mark, "", words), text.slice(words.length)];
 }
 
-function drawReference(text) {
+function drawReference(text, judged) {
   const article = make("article", "answer-of reference");
   const head = make("header");
-  head.append(make("h4", "", "Reference"), make("p", "role", "shown to the judge"));
+  head.append(make("h4", "", "Reference"), make("p", "role", judged ? "shown to the judge" : "not judged"));
   article.append(head);
-  if (text === undefined) article.append(make("p", "nothing", "No reference: the answers were not judged."));
+  if (text === undefined) article.append(make("p", "nothing", "This instruction has no reference answer here."));
   else article.append(make("p", "numbers numbers-facts", count([...text].length, "character")), drawText(text));
   return article;
 }

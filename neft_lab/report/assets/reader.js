@@ -74,7 +74,7 @@ function openReader({ instructions, cells }) {
       .map((cell) => drawAnswer(cells[cell], answers.texts(cell)[number], number,
         { kind: cell === state.cell ? "chosen" : "beside", runs: marked?.[cell === state.cell ? "right" : "left"] }));
     const reference = one.references[cells[state.cell].references[number] ?? 0];
-    element("answers").replaceChildren(...shown, drawReference(reference));
+    element("answers").replaceChildren(...shown, drawReference(reference, cells[state.cell].chances.some((chance) => chance !== null)));
     if (marked === null) element("summary").textContent += " Too long to compare word by word.";
     element("open").scrollTop = 0;
   }
