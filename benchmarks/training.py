@@ -116,7 +116,8 @@ def run_ours(model: Any, rows: Any, steps: int, folder: str, device: str) -> lis
     from neft_lab.plan import expand
     from neft_lab.progress import Progress
     from neft_lab.training.arguments import training_arguments
-    from neft_lab.training.trainer import NoisyTrainer, Rows
+    from neft_lab.training.rows import Rows
+    from neft_lab.training.trainer import NoisyTrainer
 
     config = expand([
         f"noise.alpha={ALPHA}", f"finetune.batch={BATCH}", f"finetune.max_steps={steps}", "finetune.checkpoint_every=1000",

@@ -21,7 +21,8 @@ from neft_lab.progress import Progress, read_events
 from neft_lab.stages import SILENT, Inputs, Metrics, TrainInputs
 from neft_lab.store import read_json, write_json
 from neft_lab.training.arguments import computes_in_bf16, optimizer_name, training_arguments
-from neft_lab.training.trainer import NoisyTrainer, Rows
+from neft_lab.training.rows import Rows
+from neft_lab.training.trainer import NoisyTrainer
 
 
 def train(config: TrainInputs, inputs: Inputs, output: Path, progress: Progress) -> Metrics:
@@ -121,7 +122,7 @@ def _circumstances(
         "weights": weights,
         "precision": "bfloat16" if computes_in_bf16(config, device) else weights,
         "optimizer": optimizer_name(config, device),
-        "attention": trainer.attention,
+        "attention": trainer.losses.attention,
         "processes": trainer.args.world_size,
         "sharded": trainer.is_fsdp_enabled,
         "tokens_per_second": round(trainer.tokens_per_second, 1),

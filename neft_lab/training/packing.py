@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from neft_lab.config import NoisePlace
 from neft_lab.datasets import Example
 
 Weigh = Callable[[Example], Sequence[float]]
@@ -52,6 +53,14 @@ class MicroBatch:
     def segment_lengths(self) -> tuple[int, ...]:
         """Tokens of the segments of every row; rows of a packed micro-batch are copies of one another."""
         return self.lengths[: len(self.lengths) // len(self.input_ids)]
+
+    def place_mask(self, place: NoisePlace) -> Tensor | None:
+        """Where noise may fall (b, t); None is on every real token."""
+        if place is NoisePlace.prompt:
+            return self.prompt_mask * self.attention_mask
+        if place is NoisePlace.response:
+            return (1 - self.prompt_mask) * self.attention_mask
+        return None
 
 
 def plan_packed(lengths: Sequence[int], *, token_budget: int, processes: int = 1) -> list[list[list[int]]]:
