@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from neft_lab.config import (
+    ControlConfig,
     ModelConfig,
     NoiseConfig,
     RunConfig,
@@ -23,7 +24,7 @@ from neft_lab.config import (
 from neft_lab.plan import expand
 from neft_lab.stages import STAGES
 
-UNKEYED = {SweepConfig, SelectConfig, TableConfig}
+UNKEYED = {ControlConfig, SelectConfig, SweepConfig, TableConfig}
 """What says which runs are made together; none of it is read by a step."""
 
 
