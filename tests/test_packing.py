@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from neft_lab.datasets import IGNORED, Example
 from neft_lab.interventions.noise import EmbeddingNoise
 from neft_lab.interventions.regularizers import label_weights
-from neft_lab.training.attention import SEGMENTS, settle_packing
+from neft_lab.training.attention import SEGMENTS, settle_packing, tell_segments
 from neft_lab.training.packing import MicroBatch, pack, pad, plan_packed, plan_padded
 from tests.noise_cases import PAPER
 from tests.test_regularizers import PLAIN
@@ -114,7 +114,7 @@ def gradients(
         {"position_ids": micro.position_ids} if packed else {"attention_mask": micro.attention_mask}
     )
     if packed and told:
-        options["segment_lengths"] = micro.segment_lengths
+        options |= tell_segments(micro.segment_lengths, micro.input_ids.device)
     with EmbeddingNoise(model, replace(PAPER, alpha=float(alpha)), seed=3) as noise:
         noise.arm(micro.attention_mask, micro.example_ids, epoch=1, segment_ids=micro.segment_ids)
         logits = model(micro.input_ids, logits_to_keep=micro.columns, use_cache=False, **options).logits
@@ -158,6 +158,26 @@ def test_capped_attention_is_left_to_the_model_and_to_masks_between_the_segments
 def test_models_with_plain_attention_compute_nothing_between_segments() -> None:
     told = {make.__name__: settle_packing(make()) for make in EXACT}
     assert all(told.values()), told
+
+
+def test_models_that_are_told_the_segments_do_not_look_for_them_in_the_positions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """To look means to wait for the device, in every pass."""
+    from transformers import masking_utils
+
+    looked: list[torch.Tensor] = []
+    original = masking_utils.find_packed_sequence_indices
+    monkeypatch.setattr(
+        masking_utils, "find_packed_sequence_indices", lambda ids: looked.append(ids) or original(ids)
+    )
+    micro = pack(EXAMPLES, weigh)
+    for make in EXACT:
+        model = make()
+        told = settle_packing(model)
+        looked.clear()
+        gradients(model, micro, told=told, alpha=5)
+        assert not looked, make.__name__
 
 
 def test_a_model_that_mixes_the_examples_of_a_row_is_refused() -> None:

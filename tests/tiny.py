@@ -30,7 +30,7 @@ def make_tokenizer(*, vocabulary: int = 384) -> Any:
     )
 
 
-def make_tiny_llama(folder: Path, *, seed: int = 0) -> Path:
+def make_tiny_llama(folder: Path, *, seed: int = 0, tied: bool = True) -> Path:
     """Save a random Llama of two layers, width 32, and its tokenizer."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -39,7 +39,7 @@ def make_tiny_llama(folder: Path, *, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=1024, tie_word_embeddings=True,
+        num_key_value_heads=2, max_position_embeddings=1024, tie_word_embeddings=tied,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)

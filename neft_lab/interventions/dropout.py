@@ -27,7 +27,7 @@ def dropout_factors(
     kept = torch.empty(len(examples.positions), embeddings.shape[-1], device=generators[0].device)
     for rows, generator in zip(examples.split(kept), generators, strict=True):
         rows.bernoulli_(1 - p, generator=generator)
-    positions = examples.positions.to(factors.device)
+    positions = examples.positions.to(factors.device, non_blocking=True)
     factors.view(-1, factors.shape[-1])[positions] = kept.div_(1 - p).to(factors.device, factors.dtype)
     return factors
 

@@ -45,7 +45,7 @@ def climb(
     """
     moved = perturbation.detach().clone()
     rows = moved.view(-1, moved.shape[-1])
-    positions = examples.positions.to(moved.device)
+    positions = examples.positions.to(moved.device, non_blocking=True)
     taken, slopes = rows[positions], gradient.detach().reshape(rows.shape)[positions]
     for part, slope in zip(examples.split(taken), examples.split(slopes), strict=True):
         part += step_size * slope / slope.norm().clamp_min(torch.finfo(slope.dtype).tiny)

@@ -47,11 +47,11 @@ class DoseSums:
     @torch.no_grad()
     def add(self, embeddings: Tensor, noisy: Tensor, examples: Examples) -> None:
         """Add one micro-batch (b, t, d); its noise is what rounding left of it, ``noisy - embeddings``."""
-        positions = examples.positions.to(embeddings.device)
+        positions = examples.positions.to(embeddings.device, non_blocking=True)
         dtype = torch.promote_types(embeddings.dtype, torch.float32)
         before, after = (part.flatten(0, 1)[positions].to(dtype) for part in (embeddings, noisy))
         added = (after - before).square().sum(dim=1)
-        lengths = examples.lengths.to(embeddings.device)
+        lengths = examples.lengths.to(embeddings.device, non_blocking=True)
         norms = torch.segment_reduce(added, "sum", lengths=lengths, unsafe=True).sqrt()
         counted = (lengths > 0).sum().to(dtype)
         new = torch.stack([counted, norms.sum(), added.sum(), before.square().sum()]).double()

@@ -75,10 +75,15 @@ def sample_noise(
     dtype = torch.promote_types(embeddings.dtype, torch.float32)
     with torch.no_grad():
         units = _draw_units(examples, embeddings.shape[-1], config.kind, generators)
-        sizes = _half_widths(embeddings, examples, config, progress=progress).to(noise.device, dtype)
-        sizes = sizes[examples.owners.to(noise.device)] * kept.to(noise.device)
+        sizes = _half_widths(embeddings, examples, config, progress=progress).to(
+            noise.device, dtype, non_blocking=True
+        )
+        owners, kept, positions = (
+            part.to(noise.device, non_blocking=True) for part in (examples.owners, kept, examples.positions)
+        )
+        sizes = sizes[owners] * kept
         rows = units.to(noise.device, dtype).mul_(sizes[:, None])
-        noise.view(-1, noise.shape[-1])[examples.positions.to(noise.device)] = rows.to(noise.dtype)
+        noise.view(-1, noise.shape[-1])[positions] = rows.to(noise.dtype)
     return noise
 
 
@@ -219,6 +224,6 @@ def _noise_lengths(examples: Examples, length: NoiseLength) -> Tensor:
 
 def _embedding_rms(embeddings: Tensor, examples: Examples) -> Tensor:
     """Root mean square (k,) over tokens and coordinates of each example's embeddings."""
-    rows = embeddings.detach().flatten(0, 1)[examples.positions.to(embeddings.device)]
+    rows = embeddings.detach().flatten(0, 1)[examples.positions.to(embeddings.device, non_blocking=True)]
     rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
     return torch.stack([part.square().mean().sqrt() for part in examples.split(rows)])

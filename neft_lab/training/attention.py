@@ -58,6 +58,15 @@ def attend_segments(
     return attended.to(dtype), None
 
 
+def tell_segments(lengths: tuple[int, ...], device: torch.device) -> dict[str, Any]:
+    """What a model that attends by ``attend_segments`` is given beside the positions: a row's segments.
+
+    And a mask of one number, which nobody reads: without any, transformers looks for segments in the positions, and
+    the host waits for the device in every pass.
+    """
+    return {"segment_lengths": lengths, "attention_mask": torch.zeros(1, 1, 1, 1, device=device)}
+
+
 def _computing_dtype(query: Tensor) -> torch.dtype:
     """Autocast's, where it is on; but on a CPU torch's attention is faster in float32 than in half precision."""
     device = query.device.type
@@ -157,7 +166,7 @@ def _is_exact(model: Any, *, told: bool, autocast: bool) -> bool:
     try:
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             alone = torch.cat([model(part, use_cache=False).logits for part in parts], dim=1).float()
-            options = {"segment_lengths": lengths} if told else {}
+            options = tell_segments(lengths, device) if told else {}
             packed = model(ids, position_ids=positions, use_cache=False, **options).logits.float()
     finally:
         model.train(training)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from neft_lab.interventions import Interventions
 from neft_lab.interventions.regularizers import token_losses
-from neft_lab.training.attention import settle_packing
+from neft_lab.training.attention import settle_packing, tell_segments
 from neft_lab.training.packing import MicroBatch
 
 
@@ -59,7 +59,7 @@ class Losses:
         else:
             options["position_ids"] = self._moved(micro.position_ids)
             if self._told:
-                options["segment_lengths"] = micro.segment_lengths
+                options |= tell_segments(micro.segment_lengths, self._device)
         columns = self._moved(micro.columns)
         if self._keeps:
             options["logits_to_keep"] = columns
