@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from neft_lab.claims.labels import varying_axes
 from neft_lab.claims.results import CellResult, load_results
 from neft_lab.config import identity
 from neft_lab.execute import Status
-from neft_lab.plan import Plan, Step
+from neft_lab.plan import Cell, Plan, Step
 from neft_lab.plan.confounding import find_confounding
 from neft_lab.stages import STAGES
 from neft_lab.store import Store, read_json
@@ -39,7 +40,7 @@ def print_plan(plan: Plan, status: Status, store: Store, console: Console) -> No
             numbers = (len(steps), len(steps) - len(missing), len(missing), failed)
             table.add_row(stage, *map(str, numbers), left)
     console.print(table)
-    _print_cells(plan, status, console)
+    print_cells(plan, status, console)
     lines = [f"confounded: {line}" for line in find_confounding(plan.cells)]
     if status.missing:
         lines += ["The missing part is expected to take (an estimate):"]
@@ -57,19 +58,37 @@ def _reported(plan: Plan, status: Status) -> list[CellResult]:
     return rows if selection is None else selection.winners
 
 
-def _print_cells(plan: Plan, status: Status, console: Console) -> None:
+def print_cells(plan: Plan, status: Status, console: Console) -> None:
+    """A line per cell with what varies among them; what all share stands above."""
+    varying = varying_axes([cell.axes for cell in plan.cells]) or list(plan.cells[0].axes)
+    shared = {name: value for name, value in plan.cells[0].axes.items() if name not in varying}
+    if shared:
+        console.print(Text(f"all cells: {_axes(shared)}"), soft_wrap=True)
     for cell in plan.cells[:40]:
-        states = [f"{stage} {status.of(plan.steps[key])}" for stage, key in (cell.keys or {}).items()]
-        label = ", ".join(f"{name}={value}" for name, value in cell.axes.items()) or "run"
+        label = _axes({name: cell.axes[name] for name in varying if name in cell.axes}) or "run"
         mark = " (baseline, added)" if cell.added else ""
         mark += f" (control {cell.control})" if cell.control else ""
         tried = f" (a try of {', '.join(cell.arms)})" if cell.arms else ""
-        console.print(Text(f"{label}{mark}{tried}: {', '.join(states)}"), soft_wrap=True)
+        console.print(Text(f"{label}{mark}{tried}: {_states(cell, plan, status)}"), soft_wrap=True)
     if len(plan.cells) > 40:
         console.print(f"... and {len(plan.cells) - 40} more cells, all in plan.json", highlight=False)
     for key, error in status.failed.items():
         step = plan.steps[key]
         console.print(Text(f"{step.stage} {step.name} failed last time: {error.get('message')}", style="red"))
+
+
+def _axes(axes: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in axes.items())
+
+
+def _states(cell: Cell, plan: Plan, status: Status) -> str:
+    """The stages of a cell by their state: "missing", or "train done; generate, judge missing"."""
+    stages: dict[str, list[str]] = {}
+    for stage, key in (cell.keys or {}).items():
+        stages.setdefault(status.of(plan.steps[key]), []).append(stage)
+    if len(stages) == 1:
+        return next(iter(stages))
+    return "; ".join(f"{', '.join(names)} {state}" for state, names in stages.items())
 
 
 def print_explanation(plan: Plan, status: Status, store: Store, console: Console) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ def publish(plan: Plan, status: Status, folder: Path, console: Console) -> None:
     if found.published:
         write_paper(plan, found.published, folder)
     stamp = folder / STAMP
-    digest = _content_digest(folder, found.rows)
+    digest = _content_digest(folder, found.rows, command_line(plan))
     if not stamp.is_file() or stamp.read_text(encoding="utf-8") != digest:
         draw(plan, found, folder)
         write_text(stamp, digest)
@@ -73,7 +75,7 @@ def draw(plan: Plan, found: Findings, folder: Path) -> None:
     for figure in drawn:
         write_figure(figure, folder / "figures")
     report = Report(
-        name=plan.name, question=plan.sweep.question, command=_command(plan), answer=found.answer,
+        name=plan.name, question=plan.sweep.question, command=command_line(plan), answer=found.answer,
         tables=found.shown, paper=found.paper, figures=[one for one in drawn if not one.name.startswith("differences")],
         comparisons=found.comparisons, facts=collect_facts(found.rows), reader=collect_reader(found.reported),
         warnings=warnings_of([one for one in found.comparisons if _claims(one.metric, plan)], found.reported), detectable=found.detectable,
@@ -86,8 +88,18 @@ def _claims(metric: str, plan: Plan) -> bool:
     return metric == plan.sweep.primary or metric not in DESCRIBED
 
 
-def _command(plan: Plan) -> str:
-    return f"python -m neft_lab.run +sweep={plan.sweep.name}" if plan.sweep.name else "python -m neft_lab.run"
+PLACES = ("results_dir", "tracker", "engine", "dry_run")
+"""Keys, and groups of keys, that say where somebody works and nothing of what comes out."""
+
+
+FOLDERS = re.compile(r"(?<![\w.:/~-])~?/(?:[^/,\]\s]+/)*")
+"""The folders above a file, where a value names them from the root or from somebody's home."""
+
+
+def command_line(plan: Plan) -> str:
+    """The command that gives these tables, without what concerns one machine only."""
+    kept = [one for one in plan.overrides if re.split(r"[.=]", one, maxsplit=1)[0] not in PLACES]
+    return shlex.join(["python", "-m", "neft_lab.run", *(FOLDERS.sub("", one) for one in kept)])
 
 
 def _print(plan: Plan, found: Findings, folder: Path, console: Console) -> None:
@@ -100,9 +112,10 @@ def _print(plan: Plan, found: Findings, folder: Path, console: Console) -> None:
             console.print(Text(line), soft_wrap=True)
 
 
-def _content_digest(folder: Path, rows: Sequence[CellResult]) -> str:
-    """Changes when a record or the program does; figures and report are redrawn only then."""
+def _content_digest(folder: Path, rows: Sequence[CellResult], command: str) -> str:
+    """Changes when a record, the program or the command does; figures and report are redrawn only then."""
     digest = hashlib.sha256((folder / "table.md").read_bytes() + (folder / "leaderboard.csv").read_bytes())
+    digest.update(command.encode())
     records: list[Any] = [sorted((stage, record["started"], record["seconds"]) for stage, record in row.records.items())
                           for row in rows]  # fmt: skip
     digest.update(repr(records).encode())

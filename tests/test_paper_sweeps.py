@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gc
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -134,14 +135,33 @@ def test_full_scale_changes_no_key() -> None:
     assert list(make_plan(asked).steps) == list(make_plan([*asked, "scale=full"]).steps)
 
 
-@pytest.mark.parametrize("artifact", ["table1", "table2", "table3", "figure3"])
+@pytest.mark.parametrize("artifact", [*HTTP, "table4", "figure3"])
 def test_an_artifact_dry_runs_without_a_network_and_without_its_data(
     artifact: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = [f"+sweep=paper_{artifact}", "dry_run=true", f"results_dir={tmp_path}"]
     assert main(asked) == 0
     assert (tmp_path / "sweeps" / f"paper_{artifact}" / "plan.json").is_file()
-    assert "train" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    hours = re.search(r"GPU hours: (?:at least )?([\d.,]+)", told)
+    assert hours is not None and float(hours[1].replace(",", "")) > 1
+    assert (re.search(r"calls, about .*: \$\d", told) is not None) == (artifact in HTTP)
+
+
+def test_the_judge_of_table_1_costs_what_its_price_list_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """805 instructions by 8 models and what checks the judge, at 30 and 60 dollars a million tokens of GPT-4."""
+    assert main(["+sweep=paper_table1", "dry_run=true", f"results_dir={tmp_path}"]) == 0
+    told = re.search(
+        r"8 cells, ([\d,]+) calls, about ([\d,]+) tokens in and ([\d,]+) out .*: \$([\d.]+)",
+        capsys.readouterr().out,
+    )
+    assert told is not None
+    calls, read, written = (int(number.replace(",", "")) for number in told.groups()[:3])
+    assert 8 * 805 <= calls < 1.1 * 8 * 805
+    assert 400 < read / calls < 1000, "the prompt is 1204 bytes, and two answers come on top"
+    assert float(told[4]) == pytest.approx(30e-6 * read + 60e-6 * written, rel=0.01)
 
 
 def test_only_what_is_printed_is_asked_of_gpt_4_in_table_10() -> None:

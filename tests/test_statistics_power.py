@@ -102,6 +102,12 @@ def test_the_answer_names_its_inputs_and_their_source() -> None:
     assert "these two checkpoints" in str(smallest_difference(items=32, seeds=1))
 
 
+def test_large_differences_are_written_out() -> None:
+    lengths = Variation(1234.5, 61.0, "this sweep's own pairs")
+    text = str(smallest_difference(items=100, seeds=3, variation=lengths, unit="characters"))
+    assert "paired sd 1234 characters" in text and "seed sd 61 characters" in text and "e+" not in text
+
+
 def test_an_unknown_seed_variation_is_said() -> None:
     found = smallest_difference(items=805, seeds=3)
     assert found.assumes_equal_seeds and "if seeds do not differ" in str(found)

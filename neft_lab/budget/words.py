@@ -35,10 +35,15 @@ def _hours(budget: Budget) -> str:
     parts = {
         stage: sum(cost.gpu_seconds or 0.0 for cost in costs) / HOUR for stage, costs in budget.costs.items()
     }
-    shown = ", ".join(f"{stage} {hours:.2g}" for stage, hours in parts.items() if hours)
+    shown = ", ".join(f"{stage} {_amount(hours)}" for stage, hours in parts.items() if hours)
     sizes = f"; {'; '.join(budget.sizes)}" if budget.sizes else ""
     least = "at least " if budget.unknown else ""
-    return f"{least}{budget.gpu_hours:.2g}{f' ({shown})' if shown else ''}, {_told(budget, gpu=True)}; {budget.gpu}{sizes}"
+    return f"{least}{_amount(budget.gpu_hours)}{f' ({shown})' if shown else ''}, {_told(budget, gpu=True)}; {budget.gpu}{sizes}"
+
+
+def _amount(hours: float) -> str:
+    """Two digits, never as a power of ten."""
+    return f"{hours:.2g}" if hours < 100 else f"{hours:,.0f}"
 
 
 def _told(budget: Budget, *, gpu: bool) -> str:

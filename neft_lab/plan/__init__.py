@@ -83,6 +83,8 @@ class Plan:
     steps: dict[str, Step]
     settings: RunConfig
     """The configuration the plan runs under: results folder, engine, tracker, dry run."""
+    overrides: tuple[str, ...] = ()
+    """What was asked on the command line, word by word."""
 
 
 def expand(overrides: Sequence[str]) -> list[Cell]:
@@ -110,7 +112,7 @@ def make_plan(overrides: Sequence[str], *, config_dir: Path | None = None) -> Pl
     )
     name = sweep.name if sweep is not None and sweep.name else f"run-{make_key({'cells': sorted(planned)})}"
     name = scaled_name(name, settings.scale)
-    return Plan(name, sweep or SweepConfig(), keyed, planned, settings)
+    return Plan(name, sweep or SweepConfig(), keyed, planned, settings, tuple(overrides))
 
 
 def _compose_cells(grid: Sequence[Point], request: Request) -> list[Cell]:

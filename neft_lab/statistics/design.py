@@ -38,13 +38,20 @@ class SmallestDifference:
     def __str__(self) -> str:
         if_equal = ", if seeds do not differ," if self.assumes_equal_seeds else ""
         unit = f" {self.unit}" if self.unit else ""
-        seed_sd = "unknown" if math.isnan(self.variation.seed_sd) else f"{self.variation.seed_sd:.3g}{unit}"
+        seed_sd = (
+            "unknown" if math.isnan(self.variation.seed_sd) else f"{_amount(self.variation.seed_sd, 3)}{unit}"
+        )
         about = "these two checkpoints" if self.seeds == 1 else f"arms of {self.seeds} seeds"
         return (
-            f"{self.items} {self.items_are} can tell {about} apart{if_equal} from {self.points:.2g}{unit} on "
-            f"({self.power:.0%} power, two-sided {self.alpha:.2g}; paired sd {self.variation.paired_sd:.3g}{unit}, "
+            f"{self.items} {self.items_are} can tell {about} apart{if_equal} from {_amount(self.points, 2)}{unit} on "
+            f"({self.power:.0%} power, two-sided {self.alpha:.2g}; paired sd {_amount(self.variation.paired_sd, 3)}{unit}, "
             f"seed sd {seed_sd}; from {self.variation.source})"
         )
+
+
+def _amount(value: float, digits: int) -> str:
+    """A few digits of a number; whole from a hundred on."""
+    return f"{value:.{digits}g}" if value < 100 else f"{value:.0f}"
 
 
 def smallest_difference(
