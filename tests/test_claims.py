@@ -12,11 +12,12 @@ import pytest
 
 from neft_lab.claims.answer import answer_sentence, warnings_of
 from neft_lab.claims.arms import best_arms, make_arms
-from neft_lab.claims.comparisons import Comparison, compare, detectable_difference
+from neft_lab.claims.comparisons import Comparison, compare, detectable_difference, label_comparisons
 from neft_lab.claims.results import CellResult
 from neft_lab.config import SweepConfig
 from neft_lab.plan import expand
 from neft_lab.statistics import paired_difference, sign_flip_p
+from neft_lab.tables import difference_table
 from tests.claim_cases import make_row
 
 ITEMS = 40
@@ -60,6 +61,47 @@ def test_the_family_is_what_the_sweep_file_names(tmp_path: Path) -> None:
     for one in primary(rows, SweepConfig(family=["noise.alpha"])):
         assert one.family == 2
         assert one.adjusted_p is not None and one.adjusted_p <= 2 * one.difference.p_value
+
+
+def test_an_arm_is_told_with_the_data_set_it_was_compared_on(tmp_path: Path) -> None:
+    rows = [
+        row
+        for name in ("starter", "alpaca")
+        for row in make_grid(tmp_path, {0: 0.1, 5: 0.9}, dataset=name, seed=0)
+    ]
+    found = primary(rows, SweepConfig(family=["noise.alpha"]))
+    assert label_comparisons(found) == ["starter, α 5", "alpaca, α 5"]
+    assert [row[0] for row in difference_table(found).rows] == ["starter, α 5", "alpaca, α 5"]
+    told = answer_sentence(found, SweepConfig(), rows)
+    assert "the checkpoint with noise scale α 5 (starter) is higher by" in told
+    assert "the checkpoint with noise scale α 5 (alpaca) is higher by" in told
+    assert "over families of 1 comparison)" in told
+    (alone,) = primary(rows[:2], SweepConfig())
+    assert label_comparisons([alone]) == ["α 5"]
+
+
+def test_the_answer_is_in_the_unit_of_its_metric(tmp_path: Path) -> None:
+    sweep = SweepConfig(primary="held_out_loss")
+    base = np.random.default_rng(0).normal(2, 0.3, 50)
+    rows = [
+        make_row(tmp_path, {"noise.alpha": alpha}, draw(0, 0.5), baseline={"noise.alpha": 0} if alpha else None,
+                 losses=(base + alpha * np.linspace(0.018, 0.022, 50)).tolist())
+        for alpha in (0, 5)
+    ]  # fmt: skip
+    told = answer_sentence(primary(rows, sweep), sweep, rows)
+    assert told.startswith(
+        "Against the baseline, on held-out loss: the checkpoint with noise scale α 5 is higher by 0.1"
+    )
+    assert "] nats (Holm" in told
+
+
+def test_arms_without_a_score_in_common_are_told_so(tmp_path: Path) -> None:
+    rows = [
+        make_row(tmp_path, {"noise.alpha": 0}, [0.5, None, None]),
+        make_row(tmp_path, {"noise.alpha": 5}, [None, 0.5, 0.5], baseline={"noise.alpha": 0}),
+    ]
+    told = answer_sentence(primary(rows, SweepConfig()), SweepConfig(), rows)
+    assert told.endswith("No two arms have scores on the same items.")
 
 
 def test_false_discoveries_are_allowed_only_where_the_sweep_is_marked_exploratory(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from neft_lab.claims.controls import (
     control_table,
     read_controls,
 )
+from neft_lab.claims.labels import short_labels
 from neft_lab.claims.results import CellResult
 from neft_lab.config import ControlConfig, SweepConfig, UserError
 from neft_lab.plan import Cell, make_plan
@@ -145,6 +146,29 @@ def test_what_the_same_training_differs_by_stands_beside_every_effect(rows: list
         ("held_out_loss", "lower"), ("held_out_loss", "A/A"), ("win_rate", "described"), ("win_rate", "A/A"),
     ]  # fmt: skip
     assert arms[0].family == 1, "a control is no claim, and corrects none"
+
+
+def test_a_control_is_read_in_every_data_set_of_the_sweep(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    items = generator.normal(2, 0.4, 40)
+    rows = []
+    for name, cost in (("starter", 0.5), ("alpaca", 0.0)):
+        base: dict[str, object] = {"dataset": name, "noise.alpha": 0, "seed": 0}
+        changed = base | {"dataset.responses": "shuffled", "control": "shuffled"}
+        rows += [
+            make_row(tmp_path, base, [0.5] * 40, losses=losses(generator, 0, items)),
+            make_row(tmp_path, changed, [0.5] * 40, baseline=base, losses=losses(generator, cost, items), control="shuffled"),
+        ]  # fmt: skip
+    found = read_controls(rows, sweep(), ["held_out_loss"])
+    assert [(control.name, control.found) for control in found] == [
+        ("shuffled (starter)", "higher"), ("shuffled (alpaca)", "same")
+    ]  # fmt: skip
+
+
+def test_what_a_control_changes_is_told_by_its_name(rows: list[CellResult]) -> None:
+    labels = short_labels([row.axes for row in rows])
+    assert labels[0] == "α 0, seed 0" and labels[6] == "α 0, seed 3, again"
+    assert labels[9] == "α 0, seed 0, shuffled" and labels[10] == "α 0, seed 0, longer"
 
 
 def test_a_control_that_has_not_run_is_named_and_not_counted(rows: list[CellResult]) -> None:

@@ -152,7 +152,9 @@ def test_the_best_of_one_arm_is_tested_against_the_best_of_the_other(tmp_path: P
     assert one.difference.value == pytest.approx(50) and one.difference.n == 50
     assert one.verdict == "higher" and one.family == 1 and one.difference.about == "checkpoints"
     told = answer_sentence([one], SWEEP, selection.winners)
-    assert told.startswith("Against SFT best of 2, on win rate %: NEFTune best of 2 is higher by 50")
+    assert told.startswith(
+        "Against SFT best of 2, on win rate: the checkpoint of NEFTune best of 2 is higher by 50 ["
+    )
     assert [arm.axes["arm"] for arm in make_arms(selection.winners, ["win_rate"])] == [
         "SFT best of 2",
         "NEFTune best of 2",

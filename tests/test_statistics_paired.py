@@ -129,6 +129,13 @@ def test_losses_are_compared_in_their_own_unit() -> None:
         paired_difference([2.5, 3.0, 2.0], [2.0, 2.0, 2.0])
 
 
+def test_rates_differ_by_no_more_than_a_hundred_points() -> None:
+    few = paired_difference([[1.0, 0.0]] * 3, [[0.0, 0.0]] * 3)
+    assert (few.low, few.high) == (-100, 100) and few.interval()[1] > 100
+    losses = paired_difference([500.0, 0.0], [0.0, 0.0], scale=1)
+    assert losses.high > 1000
+
+
 def test_when_only_seeds_vary_the_interval_is_students_over_seeds() -> None:
     shifts = np.array([0.1, 0.3, 0.2])[:, None]
     found = paired_difference(np.full((3, 50), 0.5) + shifts, np.full((3, 50), 0.5))

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from neft_lab.budget.texts import read_texts
 from neft_lab.budget.work import BENCHMARKS
-from neft_lab.claims.pilot import UNITS, pilot_variation
+from neft_lab.claims.labels import unit_of
+from neft_lab.claims.pilot import items_of, pilot_variation
 from neft_lab.claims.results import CellResult
 from neft_lab.config import RunConfig
 from neft_lab.plan import Cell, Plan
@@ -26,7 +27,7 @@ def foresee_difference(plan: Plan, rows: Sequence[CellResult]) -> SmallestDiffer
     if not arms or not items:
         return None
     metric = plan.sweep.primary
-    unit, items_are = UNITS.get(metric, ("points", "instructions"))
+    unit, items_are = unit_of(metric), items_of(metric)
     variation = pilot_variation(rows, plan.sweep)
     if variation is None and metric != "win_rate":
         return UNSEEN.format(metric=metric)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-from neft_lab.claims.comparisons import DESCRIBED, JUDGED, LEVEL, Comparison
-from neft_lab.claims.labels import axis_title, title_of
+from neft_lab.claims.comparisons import JUDGED, LEVEL, Comparison
+from neft_lab.claims.labels import axis_title, name_of, short_label, unit_of, varying_axes
 from neft_lab.claims.results import CellResult, shown
 from neft_lab.config import RunConfig, SweepConfig
 from neft_lab.plan.confounding import find_confounding
@@ -21,25 +22,27 @@ def answer_sentence(comparisons: Sequence[Comparison], sweep: SweepConfig, rows:
     holes = sum(bool(row.holes) for row in rows)
     ending = f" {holes} of {len(rows)} cells have holes." if holes else ""
     if not primary:
-        return f"Nothing is compared on {title_of(sweep.primary)}.{ending}"
+        return f"Nothing is compared on {name_of(sweep.primary)}.{ending}"
     if any(UNJUDGED in one.flags for one in primary):
-        return (f"No answer: this judge is not validated, so its {title_of(sweep.primary)} decides nothing. "
+        return (f"No answer: this judge is not validated, so its {name_of(sweep.primary)} decides nothing. "
                 f"{_largest(primary)}{ending}")  # fmt: skip
     found = [one for one in primary if one.verdict in ("higher", "lower")]
     if not found:
         against = _baseline_name(primary)
         return f"No {_things(primary)} can be told apart from {against}. {_largest(primary)}{ending}"
-    told = "; ".join(f"{_name(one)} is {one.verdict} by {_size(one)}" for one in found)
+    told = "; ".join(f"{_name(one, primary)} is {one.verdict} by {_size(one)}" for one in found)
     rest = len(primary) - len(found)
     others = f" The other {rest} cannot be told apart from it." if rest else ""
-    against = f"Against {_baseline_name(primary)}, on {title_of(sweep.primary)}: {told}"
+    against = f"Against {_baseline_name(primary)}, on {name_of(sweep.primary)}: {told}"
     return f"{against} ({_corrected(primary)}).{others}{ending}"
 
 
 def _corrected(primary: Sequence[Comparison]) -> str:
-    one = primary[0]
-    over = f"{one.correction}, {LEVEL:.0%}, over {one.family} comparison{'s' if one.family != 1 else ''}"
-    return f"exploratory, {over}: some may be false" if one.correction != "Holm" else over
+    correction, sizes = primary[0].correction, sorted({one.family for one in primary})
+    counted = f"{' and '.join(map(str, sizes))} comparison{'' if sizes == [1] else 's'}"
+    families = f"families of {counted}" if sizes[0] < len(primary) else counted
+    over = f"{correction}, {LEVEL:.0%}, over {families}"
+    return f"exploratory, {over}: some may be false" if correction != "Holm" else over
 
 
 def _baseline_name(primary: Sequence[Comparison]) -> str:
@@ -51,24 +54,30 @@ def _things(primary: Sequence[Comparison]) -> str:
     return "checkpoint" if primary[0].difference.about == "checkpoints" else "arm"
 
 
-def _name(one: Comparison) -> str:
-    changed = [(name, value) for name, value in one.arm.items() if one.baseline.get(name) != value]
+def _name(one: Comparison, primary: Sequence[Comparison]) -> str:
+    """What the arm changes, and in parentheses what else tells it from the other arms, such as its data set."""
     label = ", ".join(
-        shown(value) if name == ARM else f"{axis_title(name)} {shown(value)}" for name, value in changed
+        shown(one.arm[name]) if name == ARM else f"{axis_title(name)} {shown(one.arm[name])}"
+        for name in one.changed
     )
-    if one.difference.about == "arms" or [name for name, _ in changed] == [ARM]:
-        return label
-    return f"the checkpoint with {label}"
+    others = [name for name in varying_axes([other.arm for other in primary]) if name not in one.changed]
+    place = f" ({short_label(one.arm, others)})" if others else ""
+    if one.difference.about == "arms":
+        return f"{label}{place}"
+    return f"the checkpoint {'of' if one.changed == [ARM] else 'with'} {label}{place}"
 
 
 def _size(one: Comparison) -> str:
     size = rounded(one.difference.value, one.difference.low, one.difference.high)
-    return size if one.metric in DESCRIBED else f"{size} points"
+    return f"{size} {unit_of(one.metric)}".rstrip()
 
 
 def _largest(primary: Sequence[Comparison]) -> str:
-    largest = max(primary, key=lambda one: abs(one.difference.value))
-    return f"The largest difference is {_size(largest)}, for {_name(largest)}."
+    known = [one for one in primary if math.isfinite(one.difference.value)]
+    if not known:
+        return "No two arms have scores on the same items."
+    largest = max(known, key=lambda one: abs(one.difference.value))
+    return f"The largest difference is {_size(largest)}, for {_name(largest, primary)}."
 
 
 def warnings_of(comparisons: Sequence[Comparison], rows: Sequence[CellResult]) -> list[str]:

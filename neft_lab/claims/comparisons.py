@@ -21,7 +21,7 @@ from neft_lab.claims.arms import (
     without_seed,
 )
 from neft_lab.claims.items import READERS, read_length_pair
-from neft_lab.claims.labels import short_label
+from neft_lab.claims.labels import short_label, varying_axes
 from neft_lab.claims.pilot import detectable_difference
 from neft_lab.claims.results import CellResult
 from neft_lab.config import NoiseKind, NoiseScale, SweepConfig
@@ -67,10 +67,16 @@ class Comparison:
     """How many comparisons are corrected together."""
 
     @property
-    def label(self) -> str:
-        return short_label(
-            self.arm, [name for name, value in self.arm.items() if self.baseline.get(name) != value]
-        )
+    def changed(self) -> list[str]:
+        """The axes in which the arm differs from its baseline."""
+        return [name for name, value in self.arm.items() if self.baseline.get(name) != value]
+
+
+def label_comparisons(comparisons: Sequence[Comparison]) -> list[str]:
+    """What each arm changes, and what else tells these arms apart, such as their data sets."""
+    varying = varying_axes([one.arm for one in comparisons])
+    return [short_label(one.arm, [name for name in one.arm if name in {*varying, *one.changed}])
+            for one in comparisons]  # fmt: skip
 
 
 def compare(rows: Sequence[CellResult], sweep: SweepConfig, metrics: Sequence[str]) -> list[Comparison]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from neft_lab.claims.arms import pair_rows
+from neft_lab.claims.arms import PairedRows, pair_rows, without_seed
 from neft_lab.claims.comparisons import LEVEL, Comparison, measure
-from neft_lab.claims.labels import title_of
+from neft_lab.claims.labels import short_label, title_of, varying_axes
 from neft_lab.claims.results import CONTROL, CellResult
 from neft_lab.config import SweepConfig
 from neft_lab.tables import Table, p_text, rounded
@@ -39,17 +39,27 @@ class Control:
 
 def read_controls(rows: Sequence[CellResult], sweep: SweepConfig, metrics: Sequence[str]) -> list[Control]:
     """Every control that is among the rows, measured on the metrics, of which the first is the primary one."""
-    pairs = {pair.arm[0].control: pair for pair in pair_rows(rows) if pair.arm[0].control}
-    present = dict.fromkeys(row.control for row in rows if row.control)
+    pairs = [pair for pair in pair_rows(rows) if pair.arm[0].control]
     found = []
-    for name in present:
-        every = [measure(pairs[name], metric, rows, sweep) for metric in metrics] if name in pairs else []
-        usable = [] if not every or every[0] is None else [one for one in every if one is not None]
-        verdict = AGAIN if sweep.controls[name].expect == SAME else CONTROL
-        found.append(
-            Control(name, sweep.controls[name].expect, [replace(one, verdict=verdict) for one in usable])
-        )
+    for name in dict.fromkeys(row.control for row in rows if row.control):
+        mine = [pair for pair in pairs if pair.arm[0].control == name]
+        expect = sweep.controls[name].expect
+        bases = [pair.baseline[0].axes for pair in mine]
+        places = [short_label(axes, varying_axes(list(map(without_seed, bases)))) for axes in bases]
+        found += [
+            Control(f"{name} ({place})" if place else name, expect, _measure(pair, rows, sweep, metrics))
+            for place, pair in zip(places, mine, strict=True)
+        ] or [Control(name, expect, [])]
     return found
+
+
+def _measure(
+    pair: PairedRows, rows: Sequence[CellResult], sweep: SweepConfig, metrics: Sequence[str]
+) -> list[Comparison]:
+    """The differences of one control; none where the primary metric, the first, is not there."""
+    verdict = AGAIN if sweep.controls[pair.arm[0].control].expect == SAME else CONTROL
+    every = [measure(pair, metric, rows, sweep) for metric in metrics]
+    return [replace(one, verdict=verdict) for one in every if one is not None] if every[0] else []
 
 
 def beside_effects(comparisons: Sequence[Comparison], controls: Sequence[Control]) -> list[Comparison]:

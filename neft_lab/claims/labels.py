@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from neft_lab.claims.results import shown
+from neft_lab.claims.results import CONTROL, shown
 
 AXES = {"noise.alpha": "noise scale α"}
 
@@ -41,14 +41,31 @@ def title_of(metric: str) -> str:
     return METRICS.get(metric, metric.replace("_", " "))
 
 
+def name_of(metric: str) -> str:
+    """What a metric is called, without its unit."""
+    return title_of(metric).removesuffix(" %").removesuffix(", nats")
+
+
+def unit_of(metric: str) -> str:
+    """The unit of a difference of a metric: points of what is in percent; empty for a number without one."""
+    title = title_of(metric)
+    if title.endswith(" %"):
+        return "points"
+    last = title.rpartition(" ")[2]
+    return last if last in ("nats", "characters", "words", "tokens") else ""
+
+
 def axis_title(name: str) -> str:
     """What stands below an axis: ``noise.alpha`` is the paper's alpha, others lose their group."""
     return AXES.get(name, name.rsplit(".", 1)[-1].replace("_", " "))
 
 
 def varying_axes(points: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Axes that take more than one value, in the order of the points."""
-    names = dict.fromkeys(name for point in points for name in point)
+    """Axes that take more than one value, in the order of the points; what only controls have is in their names."""
+    own = [point for point in points if CONTROL not in point]
+    names = dict.fromkeys(name for point in own or points for name in point)
+    if len(own) < len(points):
+        names[CONTROL] = None
     return [name for name in names if len({shown(point.get(name)) for point in points}) > 1]
 
 

@@ -6,21 +6,21 @@ import math
 from collections.abc import Sequence
 
 from neft_lab.claims.arms import PairedRows, pair_rows, read_pairs
+from neft_lab.claims.labels import unit_of
 from neft_lab.claims.results import CellResult
 from neft_lab.config import SweepConfig
 from neft_lab.statistics import SmallestDifference, Variation, measure_variation, smallest_difference
 
 OWN_PAIRS = "this sweep's own pairs"
-UNITS = {
-    "output_characters": ("characters", "instructions"),
-    "held_out_loss": ("nats", "rows"),
-    "train_rows_loss": ("nats", "rows"),
-    "mmlu": ("points", "documents"),
-    "arc_challenge": ("points", "documents"),
-    "hellaswag": ("points", "documents"),
-    "truthfulqa_mc2": ("points", "documents"),
-}
-"""Of metrics other than rates over instructions: the unit of a difference, and what is counted."""
+NOT_INSTRUCTIONS = dict.fromkeys(
+    ("held_out_loss", "train_rows_loss", "training_rouge_l", "training_bleu"), "rows"
+) | (dict.fromkeys(("mmlu", "mmlu_weighted", "arc_challenge", "hellaswag", "truthfulqa_mc2"), "documents"))
+"""What is counted, for metrics of other things than answers to instructions."""
+
+
+def items_of(metric: str) -> str:
+    """What the items of a metric are called."""
+    return NOT_INSTRUCTIONS.get(metric, "instructions")
 
 
 def detectable_difference(rows: Sequence[CellResult], sweep: SweepConfig) -> SmallestDifference | None:
@@ -31,11 +31,10 @@ def detectable_difference(rows: Sequence[CellResult], sweep: SweepConfig) -> Sma
         measured = _measure(pair, sweep.primary)
         if measured is not None:
             variation, items, seeds = measured
-            unit, items_are = UNITS.get(sweep.primary, ("points", "instructions"))
             found.append(
                 smallest_difference(
-                    items=items, seeds=seeds, variation=variation, comparisons=len(pairs), unit=unit,
-                    items_are=items_are,
+                    items=items, seeds=seeds, variation=variation, comparisons=len(pairs),
+                    unit=unit_of(sweep.primary), items_are=items_of(sweep.primary),
                 )
             )  # fmt: skip
     return max(found, key=lambda one: one.points) if found else None

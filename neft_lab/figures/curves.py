@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from neft_lab.claims.comparisons import Arm
-from neft_lab.claims.labels import axis_title, title_of
+from neft_lab.claims.labels import axis_title, name_of, title_of
 from neft_lab.claims.results import shown
 from neft_lab.figures.panels import Layout, Line, Scale, split_panels, title_panels
 from neft_lab.figures.style import (
@@ -38,7 +38,7 @@ def draw_alpha_curve(arms: Sequence[Arm], metric: str, *, axis: str = "noise.alp
             scale.label(axes)
             axes.set_ylabel(title_of(metric))
         add_legend(canvas, title_panels(places, panels))
-        title = f"{capital(title_of(metric))} against {axis_title(axis)}"
+        title = f"{capital(name_of(metric))} against {axis_title(axis)}"
         return finish(canvas, f"{metric}_curve", title=title, caption="Bars: 95 % intervals.")
 
 
@@ -71,7 +71,7 @@ def draw_length_scatter(
             axes.margins(0.12)
         add_legend(canvas, title_panels(places, panels))
         told = f"At the points: {axis_title(axis)}." if named else f"Hollow: the smallest {axis_title(axis)}."
-        title = f"{capital(title_of(metric))} against output length"
+        title = f"{capital(name_of(metric))} against output length"
         return finish(canvas, f"{metric}_by_length", title=title, caption=f"{told} Bars: 95 % intervals.")
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
-from neft_lab.claims.comparisons import Comparison
-from neft_lab.claims.labels import short_labels, title_of
+from neft_lab.claims.comparisons import Comparison, label_comparisons
+from neft_lab.claims.labels import title_of
 from neft_lab.figures.style import INK, MUTED, PAGE, PALETTE, PAPER, Figure, capital, finish, open_canvas
 from neft_lab.tables import rounded
 
@@ -30,7 +30,7 @@ def draw_forest(comparisons: Sequence[Comparison]) -> list[Figure]:
 
     Metrics share a figure as long as it stays within a printed page.
     """
-    labels = short_labels([one.arm for one in comparisons])
+    labels = label_comparisons(comparisons)
     blocks: dict[str, Block] = {}
     for label, one in zip(labels, comparisons, strict=True):
         blocks.setdefault(one.metric, []).append((label, one))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from neft_lab.claims.comparisons import Arm
-from neft_lab.claims.labels import short_label, title_of
+from neft_lab.claims.labels import name_of, short_label
 from neft_lab.figures.panels import Line, Scale, split_panels, title_panels
 from neft_lab.figures.style import (
     INK,
@@ -34,7 +34,7 @@ def draw_task_bars(arms: Sequence[Arm], tasks: Sequence[str], *, axis: str = "no
         places = make_panels(canvas, rows, columns)
         for axes, panel in zip(places, panels, strict=False):
             _draw_bars(axes, panel.lines[0], tasks, scale)
-            axes.set_xticks(range(len(tasks)), [title_of(task).removesuffix(" %") for task in tasks])
+            axes.set_xticks(range(len(tasks)), [name_of(task) for task in tasks])
             axes.tick_params(axis="x", length=0)
             axes.set_ylabel("score %")
         add_legend(canvas, title_panels(places, panels))

@@ -17,7 +17,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
-from neft_lab.claims.labels import short_labels, title_of
+from neft_lab.claims.comparisons import label_comparisons
+from neft_lab.claims.labels import title_of
 from neft_lab.figures.style import INK, MUTED, PALETTE, PAPER, RULE
 from neft_lab.report.reader import Answer, Reader, ReaderCell
 from neft_lab.tables import corrected_title, difference_notes, p_text, rounded
@@ -155,7 +156,7 @@ class Difference:
 
 def _differences(comparisons: Sequence[Comparison]) -> list[tuple[str, list[Difference]]]:
     """By metric, each on a scale of its own with zero in the middle."""
-    labelled = zip(comparisons, short_labels([one.arm for one in comparisons]), strict=True)
+    labelled = zip(comparisons, label_comparisons(comparisons), strict=True)
     found = []
     for metric, group in groupby(labelled, key=lambda pair: pair[0].metric):
         pairs = list(group)

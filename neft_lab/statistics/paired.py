@@ -94,19 +94,30 @@ def paired_difference(
     else:
         sums = np.bincount(np.arange(n) if groups is None else groups, differences[0] * weights)
         p_value, name = sign_flip_p(sums, resamples=resamples, seed=seed), "sign_flip"
-    return summarize(value, spread, p_value, name, n=n, asked=asked)
+    reach = 100.0 if scale == 100 else math.inf
+    return summarize(value, spread, p_value, name, n=n, asked=asked, reach=reach)
 
 
 def summarize(
-    value: float, spread: Spread, p_value: float, test: TestName, *, n: int, asked: int
+    value: float,
+    spread: Spread,
+    p_value: float,
+    test: TestName,
+    *,
+    n: int,
+    asked: int,
+    reach: float = 100.0,
 ) -> PairedDifference:
-    """Put a difference and its spread into a record; `n` of the `asked` items were scored."""
+    """Put a difference and its spread into a record; `n` of the `asked` items were scored.
+
+    `reach`: the largest difference there can be; the printed interval ends there.
+    """
     half = spread.half_width()
     return PairedDifference(
         value=value,
         standard_error=spread.standard_error,
-        low=value - half,
-        high=value + half,
+        low=max(value - half, -reach),
+        high=min(value + half, reach),
         p_value=p_value,
         n=n,
         dropped=asked - n,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from neft_lab.claims.comparisons import Comparison
+from neft_lab.claims.comparisons import Comparison, label_comparisons
 from neft_lab.claims.labels import title_of
 from neft_lab.tables.table import Table, rounded
 
@@ -13,10 +13,10 @@ from neft_lab.tables.table import Table, rounded
 def difference_table(comparisons: Sequence[Comparison]) -> Table:
     """Every arm minus its baseline, with interval, test and verdict."""
     rows = []
-    for one in comparisons:
+    for label, one in zip(label_comparisons(comparisons), comparisons, strict=True):
         difference = one.difference
         rows.append([
-            one.label, title_of(one.metric), rounded(difference.value, difference.low, difference.high),
+            label, title_of(one.metric), rounded(difference.value, difference.low, difference.high),
             f"{difference.n} × {difference.seeds}", p_text(difference.p_value),
             "" if one.adjusted_p is None else p_text(one.adjusted_p), one.verdict,
             "; ".join(flag for flag in one.flags if flag != one.verdict),
