@@ -16,8 +16,7 @@ from typing import Any, cast
 from filelock import FileLock
 from omegaconf import OmegaConf
 
-from neft_lab.allocation import keep_freed_memory
-from neft_lab.config import UserError
+from neft_lab.config import UserError, nearest
 from neft_lab.environment import environment_class, git_commit, package_versions, resolve_device
 from neft_lab.hub import Kind, resolved_revision
 from neft_lab.progress import Listener, Progress
@@ -152,7 +151,6 @@ def _call_stage(frozen: dict[str, Any], inputs: Inputs, progress: Progress) -> t
             f"step.json is of version {frozen['version']} of {stage.name}, this program has {stage.version}"
         )
     quiet_libraries()
-    keep_freed_memory()
     metrics: Metrics = _function(stage.function)(_stage_config(frozen), inputs, progress.output, progress)
     # what has no value (the error of a mean of one) is absent: JSON has no nan
     known = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
@@ -191,13 +189,39 @@ def one_line(error: Exception) -> str:
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
+FROZEN = {"stage": str, "key": str, "name": str, "version": int, "config": dict, "needs": dict, "sources": dict,
+          "device": str}  # fmt: skip
+"""What a step.json must say, as ``Step.as_json`` writes it."""
+
+
+def _read_frozen(path: Path) -> dict[str, Any]:
+    """A step.json that can be run. Raises UserError naming what is wrong with it."""
+    remedy = "run the command of its sweep again, which writes it anew"
+    try:
+        frozen = read_json(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} must be JSON ({one_line(error)}); {remedy}") from None
+    if not isinstance(frozen, dict):
+        raise UserError(f"{path} must be a JSON object; {remedy}")
+    wrong = [name for name, kind in FROZEN.items() if not isinstance(frozen.get(name), kind)]
+    if wrong:
+        raise UserError(f"{path} must say {', '.join(wrong)}; {remedy}")
+    if frozen["stage"] not in STAGES:
+        raise UserError(f"{path}: no such stage '{frozen['stage']}'; {nearest(frozen['stage'], STAGES)}")
+    return frozen
+
+
 def main(arguments: list[str]) -> int:
     """``python -m neft_lab.step FILE``: 0 done, 1 failed, 2 no such step."""
     if len(arguments) != 1 or not Path(arguments[0]).is_file():
         print("usage: python -m neft_lab.step results/work/<stage>-<key>/step.json", file=sys.stderr)
         return 2
     path = Path(arguments[0]).resolve()
-    frozen = read_json(path)
+    try:
+        frozen = _read_frozen(path)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
     store = Store(path.parents[2])
     if path.parent != store.work(frozen["stage"], frozen["key"]):
         print(f"{path} must lie in results/work/{frozen['stage']}-{frozen['key']}/", file=sys.stderr)

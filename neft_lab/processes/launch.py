@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from neft_lab.allocation import keep_freed_memory
 from neft_lab.config import UserError
 from neft_lab.progress import Progress
 from neft_lab.quiet import quiet_libraries
@@ -153,11 +152,10 @@ def _run_rank(worker: Worker[T], config: Any, inputs: Any, output: Path) -> T:
     import torch
     from torch import distributed
 
-    _end_with_parent()
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once, without a word of its own
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm's notice, which goes to all processes of a job
     quiet_libraries()
-    keep_freed_memory()
     rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     if inputs.device == "cuda":
@@ -187,7 +185,7 @@ def _posting(path: Path) -> Callable[[int, int | None, str], None]:
     return post
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this process as soon as the one that started it is gone, even by SIGKILL."""
     parent = multiprocessing.parent_process()
     assert parent is not None
