@@ -32,9 +32,8 @@ DECODER: Mapping[str, Any] = {
 """Shape of a decoder of LLaMA's family."""
 NEOX: Mapping[str, Any] = {name: value for name, value in DECODER.items() if name != "num_key_value_heads"}
 OPT: Mapping[str, Any] = {
-    "hidden_size": WIDTH, "ffn_dim": FEEDFORWARD, "num_hidden_layers": 2, "num_attention_heads": HEADS,
-    "max_position_embeddings": 2048,
-}  # fmt: skip
+    "ffn_dim" if name == "intermediate_size" else name: value for name, value in NEOX.items()
+}
 
 
 @dataclass(frozen=True)

@@ -7,30 +7,11 @@ from dataclasses import replace
 import torch
 import transformers
 
-from neft_lab.config import (
-    NoiseConfig,
-    NoiseKind,
-    NoiseLength,
-    NoisePlace,
-    NoiseScale,
-    NoiseSchedule,
-    NoiseStrength,
-)
+from neft_lab.config import SILENT, NoiseKind
 from neft_lab.interventions.noise import EmbeddingNoise
 from neft_lab.noise import example_generators, sample_noise
 
-PAPER = NoiseConfig(
-    name="uniform",
-    kind=NoiseKind.uniform,
-    alpha=5.0,
-    scale=NoiseScale.raw,
-    length=NoiseLength.sample,
-    place=NoisePlace.both,
-    strength=NoiseStrength.alpha,
-    frozen=False,
-    schedule=NoiseSchedule.constant,
-    symmetric=False,
-)
+PAPER = replace(SILENT, name="uniform", kind=NoiseKind.uniform, alpha=5.0)
 GAUSSIAN = replace(PAPER, kind=NoiseKind.gaussian)
 RADEMACHER = replace(PAPER, kind=NoiseKind.rademacher)
 

@@ -33,9 +33,14 @@ class Place:
 
 
 def train_cases(cases: Sequence[Case], place: Place, output: Path, progress: Progress) -> dict[str, Any]:
-    """Train every case that has not told.json yet, in a folder of its own below ``output``."""
-    from neft_lab.stages.train import fine_tune
+    """Train every case that has not told.json yet, in a folder of its own below ``output``.
 
+    In a case with "fused" in its name output layer and loss are fused in every pass, as on a GPU in large ones.
+    """
+    from neft_lab.stages.train import fine_tune
+    from neft_lab.training import head, losses
+
+    kept = head.DEVICES, losses.is_worth_it
     write_pid(output)
     shard_on_cpu()
     for case in cases:
@@ -46,6 +51,8 @@ def train_cases(cases: Sequence[Case], place: Place, output: Path, progress: Pro
         os.environ.pop(
             "ACCELERATE_USE_FSDP", None
         )  # what accelerate keeps of a sharded training before this one
+        fused = "fused" in case.name
+        head.DEVICES, losses.is_worth_it = (("cpu",), lambda *_: True) if fused else kept
         told = fine_tune(case.config, case.inputs, folder, type(progress)(folder))
         if rank() == 0:
             write_json(folder / "told.json", told)

@@ -30,6 +30,7 @@ from neft_lab.config.judge import JudgeConfig, JudgeKind
 from neft_lab.config.leaderboard import LeaderboardConfig, TaskConfig, TaskSource
 from neft_lab.config.model import ARCHITECTURES, ModelConfig, ModelSource
 from neft_lab.config.noise import (
+    SILENT,
     NoiseConfig,
     NoiseKind,
     NoiseLength,
@@ -48,6 +49,7 @@ from neft_lab.config.tracker import TrackerConfig, TrackerKind, TrackerMode
 
 __all__ = [
     "ARCHITECTURES",
+    "SILENT",
     "AnalysisConfig",
     "BudgetConfig",
     "Cleaning",

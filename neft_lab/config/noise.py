@@ -73,3 +73,18 @@ class NoiseConfig:
     def silent(self) -> bool:
         """No noise at all, however that is spelled."""
         return self.kind is NoiseKind.none or self.alpha == 0
+
+
+SILENT = NoiseConfig(
+    name="none",
+    kind=NoiseKind.none,
+    alpha=0.0,
+    scale=NoiseScale.raw,
+    length=NoiseLength.sample,
+    place=NoisePlace.both,
+    strength=NoiseStrength.alpha,
+    frozen=False,
+    schedule=NoiseSchedule.constant,
+    symmetric=False,
+)
+"""The one canonical form of "no noise"."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from neft_lab.interventions.hook import EmbeddingHook, MicroBatch
-from neft_lab.noise import Examples, example_generators
+from neft_lab.noise import Examples
 
 STREAM = "embedding dropout"
 
@@ -48,12 +48,5 @@ class EmbeddingDropout(EmbeddingHook):
 
     def change(self, embeddings: Tensor, batch: MicroBatch) -> Tensor:
         """Return the embeddings (b, t, d) with a share ``p`` of their numbers dropped."""
-        generators = example_generators(
-            batch.example_ids,
-            seed=self._seed,
-            epoch=batch.epoch,
-            draw=batch.draw,
-            device=embeddings.device,
-            stream=STREAM,
-        )
+        generators = batch.generators(seed=self._seed, device=embeddings.device, stream=STREAM)
         return embeddings * dropout_factors(embeddings, batch.examples, self._p, generators=generators)

@@ -11,23 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from neft_lab.config import (
-    NoiseConfig,
-    NoiseKind,
-    NoiseLength,
-    NoisePlace,
-    NoiseScale,
-    NoiseSchedule,
-    NoiseStrength,
-    RegularizerConfig,
-)
+from neft_lab.config import SILENT, NoiseConfig, NoiseKind, RegularizerConfig
 from neft_lab.interventions.hook import EmbeddingHook, MicroBatch
-from neft_lab.noise import Examples, example_generators, sample_noise
+from neft_lab.noise import Examples, sample_noise
 from neft_lab.noise.dose import Dose, DoseSums
 
 STREAM = "freelb"
@@ -119,21 +111,13 @@ class FreeLB(EmbeddingHook):
         self._sums = DoseSums(torch.tensor(state["sums"], dtype=torch.float64))
 
     def _start(self, embeddings: Tensor, batch: MicroBatch) -> Tensor:
-        generators = example_generators(
-            batch.example_ids,
-            seed=self._seed,
-            epoch=batch.epoch,
-            draw=batch.draw,
-            device=embeddings.device,
-            stream=STREAM,
-        )
         # bfloat16 would lose small steps beside what is there already
         blank = embeddings.detach().to(torch.promote_types(embeddings.dtype, torch.float32))
         return sample_noise(
             blank,
             batch.attention_mask,
             _start_noise(self._config.freelb_start),
-            generators=generators,
+            generators=batch.generators(seed=self._seed, device=embeddings.device, stream=STREAM),
             segment_ids=batch.segment_ids,
         )
 
@@ -158,15 +142,4 @@ class FreeLB(EmbeddingHook):
 
 def _start_noise(alpha: float) -> NoiseConfig:
     """The paper's noise at a size: uniform, scaled by each example's real length, on all its tokens."""
-    return NoiseConfig(
-        name="uniform",
-        kind=NoiseKind.uniform,
-        alpha=alpha,
-        scale=NoiseScale.raw,
-        length=NoiseLength.sample,
-        place=NoisePlace.both,
-        strength=NoiseStrength.alpha,
-        frozen=False,
-        schedule=NoiseSchedule.constant,
-        symmetric=False,
-    )
+    return replace(SILENT, name="uniform", kind=NoiseKind.uniform, alpha=alpha)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from neft_lab.noise import Examples, locate_examples
+from neft_lab.noise import Examples, example_generators, locate_examples
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,12 @@ class MicroBatch:
     def examples(self) -> Examples:
         """Where its examples are."""
         return locate_examples(self.attention_mask, self.segment_ids)
+
+    def generators(self, *, seed: int, device: torch.device, stream: str) -> list[torch.Generator]:
+        """One per example, of a stream beside the noise's: they depend on neither batch mates nor a resume."""
+        return example_generators(
+            self.example_ids, seed=seed, epoch=self.epoch, draw=self.draw, device=device, stream=stream
+        )
 
 
 class EmbeddingHook(ABC):

@@ -73,6 +73,11 @@ def token_losses(
     return losses
 
 
+def is_cross_entropy(config: RegularizerConfig) -> bool:
+    """Whether ``token_losses`` is the plain cross-entropy."""
+    return not (config.label_smoothing or config.entropy or config.kl)
+
+
 def label_weights(example: Labelled, config: RegularizerConfig, *, eos_id: int) -> list[float]:
     """Return the loss weight of every token of an example as a target; 0 where it is not learned.
 

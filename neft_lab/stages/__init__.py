@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from neft_lab.config import (
+    SILENT,
     AnalysisConfig,
     DatasetConfig,
     FinetuneConfig,
@@ -26,12 +27,6 @@ from neft_lab.config import (
     Method,
     ModelConfig,
     NoiseConfig,
-    NoiseKind,
-    NoiseLength,
-    NoisePlace,
-    NoiseScale,
-    NoiseSchedule,
-    NoiseStrength,
     RegularizerConfig,
     RunConfig,
     StageName,
@@ -127,21 +122,6 @@ class Stage:
     together: str | None = None
     """``module:function`` for what is better done for several steps at once, before each of them is run: it is handed
     their (config, inputs, output) and a listener, and says for each why it cannot be run now, or None."""
-
-
-SILENT = NoiseConfig(
-    name="none",
-    kind=NoiseKind.none,
-    alpha=0.0,
-    scale=NoiseScale.raw,
-    length=NoiseLength.sample,
-    place=NoisePlace.both,
-    strength=NoiseStrength.alpha,
-    frozen=False,
-    schedule=NoiseSchedule.constant,
-    symmetric=False,
-)
-"""The one canonical form of "no noise"."""
 
 
 def _project_train(config: RunConfig) -> TrainInputs:

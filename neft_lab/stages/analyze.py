@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 from neft_lab.batching import plan_batches
-from neft_lab.config import AnalysisConfig, DatasetConfig, NoiseKind
+from neft_lab.config import SILENT, AnalysisConfig, DatasetConfig, NoiseKind
 from neft_lab.datasets import IGNORED, Example, load_conversations, prepare_examples, tokenize
 from neft_lab.metrics import mean_metrics
 from neft_lab.models import load_trained
@@ -25,7 +25,7 @@ from neft_lab.padding import pad_rows
 from neft_lab.progress import Progress
 from neft_lab.recall import answer_training_prompts
 from neft_lab.sources import Source
-from neft_lab.stages import SILENT, AnalyzeInputs, Inputs, Metrics
+from neft_lab.stages import AnalyzeInputs, Inputs, Metrics
 from neft_lab.store import write_json
 
 

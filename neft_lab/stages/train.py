@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import set_seed
 
-from neft_lab.config import FinetuneConfig, Method
+from neft_lab.config import SILENT, FinetuneConfig, Method
 from neft_lab.datasets import Prepared, load_instructions, prepare_examples
 from neft_lab.interventions import Interventions
 from neft_lab.interventions.regularizers import require_ends
@@ -18,7 +18,7 @@ from neft_lab.models import LoadedModel, load_adapted, load_source, load_tokeniz
 from neft_lab.noise.dose import sample_changed_tokens
 from neft_lab.processes import check_machine, gather_weights, launch
 from neft_lab.progress import Progress, read_events
-from neft_lab.stages import SILENT, Inputs, Metrics, TrainInputs
+from neft_lab.stages import Inputs, Metrics, TrainInputs
 from neft_lab.store import read_json, write_json
 from neft_lab.training.arguments import computes_in_bf16, optimizer_name, training_arguments
 from neft_lab.training.rows import Rows
@@ -123,6 +123,7 @@ def _circumstances(
         "precision": "bfloat16" if computes_in_bf16(config, device) else weights,
         "optimizer": optimizer_name(config, device),
         "attention": trainer.losses.attention,
+        "fused_loss": trainer.losses.fused,
         "processes": trainer.args.world_size,
         "sharded": trainer.is_fsdp_enabled,
         "tokens_per_second": round(trainer.tokens_per_second, 1),

@@ -25,6 +25,7 @@ from neft_lab.interventions import Interventions
 from neft_lab.interventions.regularizers import label_weights
 from neft_lab.processes import check_sharing, read_counts
 from neft_lab.progress import Progress
+from neft_lab.training import head
 from neft_lab.training.checkpoints import Checkpoints
 from neft_lab.training.curve import Telling
 from neft_lab.training.losses import Losses
@@ -57,7 +58,7 @@ class NoisyTrainer(Trainer):
         """Real tokens per second, from the start or the last resume to the end."""
         self.losses = Losses(
             self.model, interventions, packed=config.layout is Layout.packed, autocast=self.args.bf16,
-            device=self.args.device,
+            device=self.args.device, fuse=self.args.device.type in head.DEVICES and not config.compile,
         )  # fmt: skip
         self._pad_id = tokenizer.pad_token_id
         self._weigh = partial(label_weights, config=interventions.regularizer, eos_id=tokenizer.eos_token_id)
