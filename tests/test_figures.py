@@ -26,7 +26,7 @@ from neft_lab.figures import (
     draw_task_bars,
     write_figure,
 )
-from neft_lab.figures.style import PALETTE, PAPER
+from neft_lab.figures.style import PAGE, PALETTE, PAPER, make_panels, open_canvas, set_title
 from neft_lab.store import write_json
 from tests.report_cases import make_arm, make_arms, make_comparison
 
@@ -246,3 +246,13 @@ def test_only_what_the_estimates_support_is_drawn() -> None:
         )
     ]
     assert names == ["win_rate_curve"]
+
+
+def test_long_titles_of_panels_are_broken_to_their_width() -> None:
+    title = "eos_masked, complete only False, longest None, temperature 0.7, best of 4"
+    with open_canvas(PAGE, 2) as canvas:
+        axes = make_panels(canvas, 1, 3)[0]
+        set_title(axes, title)
+        lines = axes.get_title(loc="left").split("\n")
+    assert " ".join(lines) == title and len(lines) == 3
+    assert max(map(len, lines)) <= 28  # letters of 0.08 inches on 2.3

@@ -93,7 +93,7 @@ def measure(
     pair: PairedRows, metric: str, rows: Sequence[CellResult], sweep: SweepConfig
 ) -> Comparison | None:
     """One difference with its remarks and no verdict yet; None where the cells lack the metric."""
-    measured = (_measure_length_controlled if metric == LENGTH_CONTROLLED else _measure)(pair, metric)
+    measured = measure_length_controlled(pair) if metric == LENGTH_CONTROLLED else _measure(pair, metric)
     if measured is None:
         return None
     difference, lost = measured
@@ -115,7 +115,8 @@ def _measure(pair: PairedRows, metric: str) -> tuple[PairedDifference, int] | No
     return difference, read.lost
 
 
-def _measure_length_controlled(pair: PairedRows, metric: str) -> tuple[PairedDifference, int] | None:
+def measure_length_controlled(pair: PairedRows) -> tuple[PairedDifference, int] | None:
+    """The difference at equal length over all seeds, and how many seeds have holes; None where nothing is judged."""
     both = [read_length_pair(arm, base) for arm, base in zip(pair.arm, pair.baseline, strict=True)]
     kept = [one for one in both if one is not None]
     shared = [label for label in kept[0] if all(label in one for one in kept)] if kept else []

@@ -21,6 +21,7 @@ from neft_lab.figures.style import (
     finish,
     make_panels,
     open_canvas,
+    set_title,
 )
 from neft_lab.store import read_json
 
@@ -77,7 +78,7 @@ def _draw_halves(
             halves = places[2 * number : 2 * number + 2]
             for axes, (half, read), unit in zip(halves, readers.items(), units, strict=True):
                 _draw_histograms(axes, _values(panel, read, axis), least=reach)
-                axes.set_title(", ".join(filter(None, (capital(half), panel.title))))
+                set_title(axes, ", ".join(filter(None, (capital(half), panel.title))))
                 axes.set_xlabel(unit)
                 axes.set_ylabel("rows")
                 axes.label_outer()

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from neft_lab.claims.comparisons import Arm
 from neft_lab.claims.labels import axis_title, short_label, varying_axes
 from neft_lab.claims.results import shown
-from neft_lab.figures.style import COLUMN, MARKERS, PAGE, PALETTE
+from neft_lab.figures.style import COLUMN, MARKERS, PAGE, PALETTE, set_title
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,6 @@ def title_panels(places: Sequence[Axes], panels: Sequence[Panel]) -> list[Axes]:
         axes.remove()
     used = list(places[: len(panels)])
     for axes, panel in zip(used, panels, strict=True):
-        axes.set_title(panel.title)
+        set_title(axes, panel.title)
         axes.label_outer()
     return used

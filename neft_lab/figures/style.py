@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -86,6 +87,18 @@ def add_legend(canvas: Canvas, panels: Sequence[Axes]) -> None:
             handlelength=1.4,
             columnspacing=1.2,
         )
+
+
+def set_title(axes: Axes, text: str) -> None:
+    """A title above a panel, in as many lines as its width needs."""
+    spec = axes.get_subplotspec()
+    columns = 1 if spec is None else spec.get_gridspec().ncols
+    letters = int(axes.figure.get_figwidth() / columns / LETTER)
+    axes.set_title("\n".join(textwrap.wrap(text, letters)))
+
+
+LETTER = 0.08
+"""Inches of a letter of a panel's title, the room between panels counted in."""
 
 
 def interval_reach(estimates: Sequence[Estimate]) -> list[list[float]]:

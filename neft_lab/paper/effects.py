@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import astuple, replace
+from dataclasses import replace
 
-from neft_lab.claims.arms import Arm, estimate_items, find_clusters
-from neft_lab.claims.items import Items, align, read_items, read_length_pair
+from neft_lab.claims.arms import LENGTH_CONTROLLED, Arm, PairedRows, estimate_items, find_clusters
+from neft_lab.claims.comparisons import measure_length_controlled
+from neft_lab.claims.items import Items, align, read_items
 from neft_lab.claims.results import CellResult, shown
 from neft_lab.paper.numbers import BAND, Published
 from neft_lab.paper.verdicts import COUNTS, band_estimate, count_verdicts, exactly
-from neft_lab.statistics import Estimate, PairedDifference, length_controlled_difference, paired_difference
+from neft_lab.statistics import Estimate, PairedDifference, paired_difference
 
 METRICS = {
     "win_rate": ("win_rate",),
@@ -31,8 +32,6 @@ METRICS = {
     "truthfulqa": ("truthfulqa_mc2",),
 }
 """Our metrics for the paper's; the first that a run has counts. `log_diversity` is the paper's with its slip."""
-
-LENGTH_CONTROLLED = "length_controlled_win_rate"
 
 CHUNK = "chunk_tokens"
 """A setting rather than a metric: the tokens over which repetition is counted."""
@@ -92,12 +91,13 @@ def measure_effect(arms: Sequence[Arm], baselines: Sequence[Arm], metric: str) -
 
 
 def _length_controlled(arm: Arm, baseline: Arm) -> PairedDifference | None:
-    """Of the first seed: the difference at equal length, instructions resampled in both arms together."""
-    pairs = read_length_pair(arm.rows[0], baseline.rows[0])
-    if not pairs:
-        return None
-    ours, lengths, theirs, baseline_lengths, references = zip(*map(astuple, pairs.values()), strict=True)
-    return length_controlled_difference(ours, lengths, theirs, baseline_lengths, references, resamples=500)
+    """The difference at equal length, over the seeds that both have."""
+    by_seed = {shown(row.axes.get("seed")): row for row in baseline.rows}
+    rows = [row for row in arm.rows if shown(row.axes.get("seed")) in by_seed]
+    measured = measure_length_controlled(
+        PairedRows(rows, [by_seed[shown(row.axes.get("seed"))] for row in rows])
+    )
+    return None if measured is None else measured[0]
 
 
 def _by_seed(arms: Sequence[Arm], metric: str) -> dict[str, Items]:

@@ -34,7 +34,7 @@ STYLES, SCRIPTS = ("page.css", "reader.css"), ("page.js", "words.js", "answers.j
 COLORS = {INK: "currentColor", MUTED: "var(--muted)", RULE: "var(--rule)", PAPER: "var(--panel)"} | {
     color: f"var(--series-{number})" for number, color in enumerate(PALETTE)
 }
-NUMBER = re.compile(r"[-+−–]?[\d.,]*( ?%)?( \[.*\])?( × 10\S+)?( †)?")
+NUMBER = re.compile(r"[-+−–]?[\d.,]*( ?%)?( \[.*\])?( × 10\S+)?( \(\d+\))?( †)?")
 TONES = {
     "higher": "up", "gained": "up", "lower": "down", "lost": "down", "preserved": "same", "reproduced": "same",
     "outside": "down", "as known": "same", "not as known": "down", "same": "same", "differs": "down",
