@@ -92,6 +92,7 @@ def add_legend(canvas: Canvas, panels: Sequence[Axes]) -> None:
 def set_title(axes: Axes, text: str) -> None:
     """A title above a panel, in as many lines as its width needs."""
     spec = axes.get_subplotspec()
+    assert isinstance(axes.figure, Canvas)
     columns = 1 if spec is None else spec.get_gridspec().ncols
     letters = int(axes.figure.get_figwidth() / columns / LETTER)
     axes.set_title("\n".join(textwrap.wrap(text, letters)))
