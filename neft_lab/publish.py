@@ -18,8 +18,9 @@ from neft_lab.claims.comparisons import DESCRIBED
 from neft_lab.claims.findings import TASKS, Findings, find
 from neft_lab.claims.results import CellResult
 from neft_lab.execute import Status
+from neft_lab.lock.content import write_lock
 from neft_lab.paper import write_paper
-from neft_lab.paths import PACKAGE_DIR
+from neft_lab.paths import PACKAGE_DIR, without_folders
 from neft_lab.plan import Plan
 from neft_lab.store import write_text
 from neft_lab.tracking import TrackedSweep, make_tracker
@@ -34,14 +35,13 @@ STAMP = ".published"
 def publish(plan: Plan, status: Status, folder: Path, console: Console) -> None:
     """Write everything below the sweep's folder, print the ablation table, and hand it to the tracker."""
     found = find(plan, status)
-    _write_tables(found, folder)
-    if found.published:
-        write_paper(plan, found.published, folder)
+    write_tables(plan, found, folder)
     stamp = folder / STAMP
     digest = _content_digest(folder, found.rows, command_line(plan))
     if not stamp.is_file() or stamp.read_text(encoding="utf-8") != digest:
         draw(plan, found, folder)
         write_text(stamp, digest)
+    write_lock(plan, status, folder, command=command_line(plan))
     _print(plan, found, folder, console)
     figures = [(path.stem, path) for path in sorted((folder / "figures").glob("*.svg"))]
     tracker = make_tracker(plan.settings.tracker, Path(plan.settings.results_dir))
@@ -50,7 +50,7 @@ def publish(plan: Plan, status: Status, folder: Path, console: Console) -> None:
                                detectable_difference=found.points))  # fmt: skip
 
 
-def _write_tables(found: Findings, folder: Path) -> None:
+def write_tables(plan: Plan, found: Findings, folder: Path) -> None:
     """All tables on one page of Markdown and one of LaTeX, the sweep's own as table.csv, the others beside it."""
     write_text(folder / "leaderboard.csv", tables.leaderboard_csv(found.rows, found.metrics))
     write_text(folder / "table.md", typeset.to_markdown(found.tables))
@@ -59,6 +59,8 @@ def _write_tables(found: Findings, folder: Path) -> None:
     write_text(folder / "table.csv", typeset.to_csv(first))
     for table in others:
         write_text(folder / "tables" / f"{slug(table.title).lower()}.csv", typeset.to_csv(table))
+    if found.published:
+        write_paper(plan, found.published, folder)
 
 
 def draw(plan: Plan, found: Findings, folder: Path) -> None:
@@ -92,14 +94,10 @@ PLACES = ("results_dir", "tracker", "engine", "dry_run")
 """Keys, and groups of keys, that say where somebody works and nothing of what comes out."""
 
 
-FOLDERS = re.compile(r"(?<![\w.:/~-])~?/(?:[^/,\]\s]+/)*")
-"""The folders above a file, where a value names them from the root or from somebody's home."""
-
-
 def command_line(plan: Plan) -> str:
     """The command that gives these tables, without what concerns one machine only."""
     kept = [one for one in plan.overrides if re.split(r"[.=]", one, maxsplit=1)[0] not in PLACES]
-    return shlex.join(["python", "-m", "neft_lab.run", *(FOLDERS.sub("", one) for one in kept)])
+    return shlex.join(["python", "-m", "neft_lab.run", *map(without_folders, kept)])
 
 
 def _print(plan: Plan, found: Findings, folder: Path, console: Console) -> None:

@@ -19,7 +19,7 @@ HEAVY = ("torch", "transformers", "lm_eval", "alpaca_eval", "wandb", "scipy", "m
 FOUNDATION = {"config", "paths", "store"}
 ABOVE_STAGES = {
     "run", "execute", "plan", "engines", "step", "inputs", "publish", "typeset", "paper", "tables", "claims", "budget",
-    "report", "figures", "tracking", "terminal", "explain",
+    "report", "figures", "tracking", "terminal", "explain", "lock",
 }  # fmt: skip
 SECONDS = 20
 """Generous: about one second on a quiet machine."""

@@ -27,6 +27,7 @@ from neft_lab.config import SweepConfig
 from neft_lab.execute import Status
 from neft_lab.paper import Beside, paper_table, set_beside
 from neft_lab.plan import Plan
+from neft_lab.plan.names import name_files
 from neft_lab.textstats import LengthBand, win_rate_by_length
 
 TASKS = ("mmlu", "arc_challenge", "hellaswag", "truthfulqa_mc2")
@@ -63,7 +64,8 @@ class Findings:
 
 
 def find(plan: Plan, status: Status) -> Findings:
-    """Rows to arms, comparisons, tables and the answer."""
+    """Rows to arms, comparisons, tables and the answer; axis values that are files go by their names."""
+    plan = name_files(plan)
     rows = load_results(plan, status)
     metrics = metric_names(rows, first=plan.sweep.primary)
     selection = select_best(rows, plan.sweep)

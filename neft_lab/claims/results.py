@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from neft_lab.execute import Status
+from neft_lab.paths import without_folders
 from neft_lab.plan import Cell, Plan
 from neft_lab.store import read_json
 
@@ -71,6 +72,7 @@ def _cell_result(cell: Cell, plan: Plan, status: Status, records: dict[str, dict
                 row.holes.update(read_json(status.done[key] / "results.json")["holes"])
         else:
             row.holes[stage] = _reason(key, plan, status)
+    row.holes.update({stage: without_folders(reason) for stage, reason in row.holes.items()})
     return row
 
 
