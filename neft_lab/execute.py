@@ -62,8 +62,8 @@ def _differs(path: Path, frozen: dict[str, Any]) -> bool:
         return True
 
 
-def write_plan(plan: Plan, status: Status, folder: Path) -> None:
-    """plan.json: cells with their axes and step keys, steps with their state, and how many are missing."""
+def write_plan(plan: Plan, status: Status, folder: Path, *, budget: Mapping[str, Any]) -> None:
+    """plan.json: cells with their axes and step keys, steps with their state, how many are missing, and their budget."""
     steps = [
         {"stage": step.stage, "key": step.key, "name": step.name, "status": status.of(step),
          "needs": list(step.needs.values())}
@@ -76,5 +76,11 @@ def write_plan(plan: Plan, status: Status, folder: Path) -> None:
     ]
     write_json(
         folder / "plan.json",
-        {"sweep": plan.name, "cells": cells, "steps": steps, "missing": len(status.missing)},
+        {
+            "sweep": plan.name,
+            "cells": cells,
+            "steps": steps,
+            "missing": len(status.missing),
+            "budget": budget,
+        },
     )

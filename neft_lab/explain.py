@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -19,13 +19,26 @@ from neft_lab.plan.confounding import find_confounding
 from neft_lab.stages import STAGES
 from neft_lab.store import Store, read_json
 
+if TYPE_CHECKING:
+    from neft_lab.budget import Budget, SmallestDifference
 
-def print_plan(plan: Plan, status: Status, store: Store, console: Console) -> None:
-    """Cells and steps by stage with their state, what the missing ones will take, and what the plan can show."""
+
+Foreseen = tuple["Budget", "SmallestDifference | str | None"]
+"""What the missing part of a plan will take, and the smallest difference that the plan can see."""
+
+
+def foresee(plan: Plan, status: Status, store: Store) -> Foreseen:
+    """Estimate the missing part of a plan, and what the whole can show."""
     from neft_lab.budget import estimate_budget, foresee_difference
+
+    return estimate_budget(plan, status, store), foresee_difference(plan, _reported(plan, status))
+
+
+def print_plan(plan: Plan, status: Status, foreseen: Foreseen, console: Console) -> None:
+    """Cells and steps by stage with their state, what the missing ones will take, and what the plan can show."""
     from neft_lab.budget.words import budget_lines, stage_seconds
 
-    budget = estimate_budget(plan, status, store)
+    budget, smallest = foreseen
     table = Table(
         title=f"{plan.name}: {len(plan.cells)} cells, {len(plan.steps)} steps", title_justify="left"
     )
@@ -44,8 +57,7 @@ def print_plan(plan: Plan, status: Status, store: Store, console: Console) -> No
     lines = [f"confounded: {line}" for line in find_confounding(plan.cells)]
     if status.missing:
         lines += ["The missing part is expected to take (an estimate):"]
-    foreseen = foresee_difference(plan, _reported(plan, status))
-    lines += budget_lines(budget, plan.settings.budget, foreseen)
+    lines += budget_lines(budget, plan.settings.budget, smallest)
     for line in lines:
         console.print(Text(line), soft_wrap=True)
 

@@ -123,7 +123,9 @@ def _hydra(arguments: list[str]) -> int:
 def _carry_out(plan: Plan) -> int:
     from rich.console import Console
 
+    from neft_lab.budget import as_json
     from neft_lab.execute import execute, read_status, write_plan
+    from neft_lab.explain import foresee, print_explanation, print_plan
     from neft_lab.terminal import TerminalReporter, time_line
 
     console = Console()
@@ -133,15 +135,12 @@ def _carry_out(plan: Plan) -> int:
     folder = store.root / "sweeps" / plan.name
     status = read_status(plan, store)
     if plan.settings.explain:
-        from neft_lab.explain import print_explanation
-
         print_explanation(plan, status, store, console)
         return DONE
-    write_plan(plan, status, folder)
+    foreseen = foresee(plan, status, store)
+    write_plan(plan, status, folder, budget=as_json(*foreseen))
     if plan.settings.dry_run:
-        from neft_lab.explain import print_plan
-
-        print_plan(plan, status, store, console)
+        print_plan(plan, status, foreseen, console)
         return DONE
     if status.missing:
         from neft_lab.budget import check_budget
@@ -157,7 +156,7 @@ def _carry_out(plan: Plan) -> int:
             console.print(str(forecast), highlight=False, soft_wrap=True)
         with TerminalReporter(status.missing, console) as reporter:
             status = execute(plan, store, reporter)
-        write_plan(plan, status, folder)
+        write_plan(plan, status, folder, budget=as_json(*foresee(plan, status, store)))
         console.print(time_line(reporter.seconds), highlight=False)
     else:
         console.print(

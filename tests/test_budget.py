@@ -157,6 +157,29 @@ def test_what_cannot_be_estimated_is_told(tmp_path: Path) -> None:
     assert "not in these numbers: the size of model hub is not known" in told
 
 
+def test_unknown_rows_name_the_key_that_tells_them_and_all_else_is_counted(tmp_path: Path) -> None:
+    sharegpt = ["dataset=alpaca,sharegpt", "model=llama2_7b", "finetune=paper_7b", *QUICK]
+    told = lines(make_plan(sharegpt), tmp_path)
+    assert any("dataset=sharegpt dataset.published_rows=N counts N" in line for line in told)
+    (wall,) = [line for line in told if line.startswith("wall time: ")]
+    assert wall.startswith("wall time: at least ") and "not known on engine" not in wall
+    counted = lines(make_plan([*sharegpt, "dataset=sharegpt", "dataset.published_rows=70000"][1:]), tmp_path)
+    assert not any("at least" in line or "not in these numbers" in line for line in counted)
+
+
+def test_the_plan_keeps_the_numbers_that_the_dry_run_prints(tmp_path: Path) -> None:
+    """Three alphas against none on 32 instructions, 4 x 135 M x 4 bytes of weights."""
+    told = finish(["+sweep=alpha_grid", "tracker=none", "dry_run=true"], tmp_path)
+    budget = json.loads((tmp_path / "results/sweeps/alpha_grid/plan.json").read_text())["budget"]
+    assert f"GPU hours: {budget['gpu_hours']:.2g} " in told
+    assert budget["disk"]["weights_bytes"] == pytest.approx(4 * 135e6 * 4, rel=0.02)
+    assert budget["usd"] == 0 and budget["judge"] == [] and budget["unknown"] == []
+    assert budget["wall_seconds"] == pytest.approx(sum(one["seconds"] for one in budget["stages"].values()))
+    assert budget["stages"]["describe"] == {"steps": 4, "gpu_hours": 0, "seconds": 4, "from": ["no model"]}
+    smallest = budget["smallest_difference"]
+    assert (smallest["items"], smallest["seeds"], smallest["unit"]) == (32, 1, "points")
+
+
 def test_a_sweep_beyond_its_limit_does_not_start(tmp_path: Path) -> None:
     told = finish([*PAPER, "budget.max_gpu_hours=1"], tmp_path, code=2)
     (line,) = [line for line in told.splitlines() if line.startswith("error:")]

@@ -19,15 +19,13 @@ def running_at_once(engine: EngineConfig, steps: int) -> int:
 
 def wall_seconds(
     steps: Sequence[Step], seconds: Mapping[str, float], engine: EngineConfig, asked: float
-) -> float | None:
+) -> float:
     """Wall time of steps (upstream first) with these seconds each, and ``asked`` seconds of verdicts over HTTP.
 
     One after the other on the local engine; on others no shorter than the longest chain, nor than the sum over the
-    steps that run at once. None where a step's time is not known.
+    steps that run at once.
     """
     total = math.fsum(seconds[step.key] for step in steps)
-    if math.isnan(total):
-        return None
     ends: dict[str, float] = {}
     for step in steps:
         ends[step.key] = seconds[step.key] + max(

@@ -46,7 +46,8 @@ class Budget:
     gpu: str
     device: str
     engine: str
-    wall: float | None
+    wall: float
+    """Seconds of everything whose cost is known."""
     disk: Disk
     judging: JudgingBudget
     sizes: list[str]
@@ -75,7 +76,7 @@ def estimate_budget(plan: Plan, status: Status, store: Store) -> Budget:
     device = planned_device(settings.engine.device.name)
     gpu = gpu_speed(settings.budget.gpu)
     here = gpu if device == "cuda" else cpu_speed()
-    estimator = _Estimator(plan, measure_rates(store), gpu, here, device)
+    estimator = _Estimator(plan, measure_rates(store) if status.missing else {}, gpu, here, device)
     judging = forecast_judging(status.missing, plan.steps, store)
     costs: dict[str, list[StepCost]] = {}
     seconds: dict[str, float] = {}
@@ -84,7 +85,7 @@ def estimate_budget(plan: Plan, status: Status, store: Store) -> Budget:
         task, work = estimator.work(step)
         cost = estimator.cost(step, task, work)
         costs.setdefault(step.stage, []).append(cost)
-        seconds[step.key] = math.nan if cost.seconds is None else cost.seconds
+        seconds[step.key] = cost.seconds or 0.0
         if step.stage == "train":
             trainings.append((task, work))
     asked = sum(forecast.calls for forecast in judging.forecasts) * CALL_SECONDS / settings.judge.concurrency
@@ -173,7 +174,6 @@ def _check_dollars(judging: JudgingBudget, limit: float) -> None:
                         f"${judging.usd:.2f}; raise it, or judge fewer answers (generation.limit)")  # fmt: skip
 
 
-def total(costs: Sequence[StepCost], *, gpu: bool) -> float | None:
-    """Seconds of some steps; None where one is not known."""
-    found = [cost.gpu_seconds if gpu else cost.seconds for cost in costs]
-    return None if None in found else math.fsum(value for value in found if value is not None)
+def total(costs: Sequence[StepCost], *, gpu: bool) -> float:
+    """Seconds of those steps whose cost is known."""
+    return math.fsum((cost.gpu_seconds if gpu else cost.seconds) or 0.0 for cost in costs)

@@ -16,7 +16,7 @@ def budget_lines(
 ) -> Iterator[str]:
     """GPU hours, wall time, disk, verdicts and the smallest difference, with what each rests on."""
     yield f"GPU hours: {_hours(budget)}"
-    yield f"wall time: {_clock(budget.wall)} on engine {budget.engine} ({_told(budget, gpu=False)}; {budget.device})"
+    yield f"wall time: {_wall(budget)} on engine {budget.engine} ({_told(budget, gpu=False)}; {budget.device})"
     yield f"disk: {budget.disk}"
     yield from _judging(budget)
     for reason in budget.unknown:
@@ -41,6 +41,10 @@ def _hours(budget: Budget) -> str:
     return f"{least}{_amount(budget.gpu_hours)}{f' ({shown})' if shown else ''}, {_told(budget, gpu=True)}; {budget.gpu}{sizes}"
 
 
+def _wall(budget: Budget) -> str:
+    return f"{'at least ' if budget.unknown else ''}{_clock(budget.wall)}"
+
+
 def _amount(hours: float) -> str:
     """Two digits, never as a power of ten."""
     return f"{hours:.2g}" if hours < 100 else f"{hours:,.0f}"
@@ -63,12 +67,13 @@ def _judging(budget: Budget) -> Iterator[str]:
 
 def stage_seconds(costs: list[StepCost]) -> str:
     """Wall seconds of a stage's missing steps, one after the other."""
-    return _clock(total(costs, gpu=False))
-
-
-def _clock(seconds: float | None) -> str:
-    if seconds is None:
+    unknown = sum(cost.seconds is None for cost in costs)
+    if unknown == len(costs):
         return "not known"
+    return f"{'at least ' if unknown else ''}{_clock(total(costs, gpu=False))}"
+
+
+def _clock(seconds: float) -> str:
     for unit, name in ((365 * DAY, "years"), (DAY, "days"), (HOUR, "h"), (60.0, "min")):
         if seconds >= 2 * unit:
             return f"{seconds / unit:.3g} {name}"

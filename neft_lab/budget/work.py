@@ -89,12 +89,17 @@ def _train(task: Task) -> Work:
         return _unsized(config.name)
     found = _training_rows(dataset, task.source("dataset"), source, finetune.max_length)
     if found is None and not finetune.max_steps:
-        return Work(size=size, unknown=f"the rows of data set {dataset.name} are not known before it is here")
+        return Work(size=size, unknown=_uncounted(dataset.name))
     rows, length = found or (0, float(finetune.max_length))
     examples = finetune.max_steps * finetune.batch if finetune.max_steps else rows * finetune.epochs
     twice = finetune.doubled_batch or (task.part("noise") is not None and task.part("noise").symmetric)
     tokens = examples * length * (2 if twice else 1)
     return Work(tokens, {Kind.TRAIN: tokens * _training_operations(task, size, length)}, size)
+
+
+def _uncounted(name: str) -> str:
+    return (f"the rows of data set {name} are not known before it is here; dataset={name} dataset.published_rows=N "
+            "counts N")  # fmt: skip
 
 
 def _training_operations(task: Task, size: ModelSize, length: float) -> float:
