@@ -14,6 +14,7 @@ import pytest
 from neft_lab.execute import freeze
 from neft_lab.paths import PACKAGE_DIR
 from neft_lab.plan import make_plan
+from neft_lab.step import main as run_frozen
 from neft_lab.store import Store, read_json
 from tests.processes import finish
 from tests.tiny import make_tiny_llama
@@ -121,6 +122,30 @@ def test_a_frozen_step_runs_alone(tiny_llama: Path, tmp_path: Path) -> None:
     told = finish(command(tiny_llama), tmp_path)
     assert "train" not in [line.split()[0] for line in told.splitlines() if line[:1].isalpha()]
     assert {name: records(tmp_path / "results")[name] for name in before} == before
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{torn", "must be JSON"),
+        ("\x00\xff", "must be JSON"),
+        ("[]", "must be a JSON object"),
+        ("{}", "must say stage, key, name"),
+        ('{"stage": "train", "key": "k", "name": "n", "version": 1, "config": [], "needs": {}, "sources": {}, '
+         '"device": "cpu"}', "must say config"),
+        ('{"stage": "trian", "key": "k", "name": "n", "version": 1, "config": {}, "needs": {}, "sources": {}, '
+         '"device": "cpu"}', "did you mean 'train'?"),
+    ],
+)  # fmt: skip
+def test_a_step_json_that_cannot_be_run_is_a_mistake_in_one_line(
+    text: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "work/train-k/step.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(text.encode("latin-1"))
+    assert run_frozen([str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and told in error
 
 
 @pytest.mark.parametrize("arguments", [[], ["no/such/step.json"], ["a", "b"]])
