@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from neft_lab.config import LeaderboardConfig, Precision, TaskConfig, TaskSource, UserError
-from neft_lab.leaderboard import Asked, Examinee, answer_blocks
+from neft_lab.leaderboard import Asked, Examinee, answer_blocks, devices_of
 from neft_lab.models import load_trained
+from neft_lab.plan import make_plan
 from neft_lab.progress import Progress
 from neft_lab.stages import Inputs, LeaderboardInputs
 from neft_lab.stages import leaderboard as stage
@@ -41,17 +44,25 @@ def sets(tmp_path: Path) -> Path:
     return write_folder(tmp_path / "sets")
 
 
-def _config(sets: Path, tasks: list[TaskConfig] = TASKS) -> LeaderboardInputs:
-    config = LeaderboardConfig("q", tasks, TaskSource.folder, str(sets), 512, None, Precision.fp32)
+def _config(
+    sets: Path, tasks: list[TaskConfig] = TASKS, *, processes: int | None = None
+) -> LeaderboardInputs:
+    config = LeaderboardConfig("q", tasks, TaskSource.folder, str(sets), 512, None, Precision.fp32, processes)
     return LeaderboardInputs(config)
 
 
 def _run(
-    sets: Path, trained: Path, output: Path, *, listener: Callable[..., None] | None = None
+    sets: Path,
+    trained: Path,
+    output: Path,
+    *,
+    listener: Callable[..., None] | None = None,
+    processes: int | None = None,
 ) -> dict[str, float]:
     output.mkdir(exist_ok=True)
+    config = _config(sets, processes=processes)
     progress = Progress(output, listener=listener)
-    return stage.leaderboard(_config(sets), Inputs(device="cpu", train=trained), output, progress)
+    return stage.leaderboard(config, Inputs(device="cpu", train=trained), output, progress)
 
 
 def _rows(output: Path) -> list[dict[str, Any]]:
@@ -148,6 +159,63 @@ def test_a_killed_run_goes_on_at_the_block_where_it_stopped(
     for file in ("documents.jsonl", "results.json"):
         assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
     assert not (tmp_path / "killed" / "answers.jsonl").exists()
+
+
+def test_two_processes_write_what_one_writes_and_either_goes_on_where_the_other_stopped(
+    sets: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "BLOCK", 5)
+    metrics = _run(sets, trained, tmp_path / "one")
+    assert _run(sets, trained, tmp_path / "two", processes=2) == metrics
+
+    def stop(done: int, total: int | None, unit: str) -> None:
+        if done >= 10:
+            raise KeyboardInterrupt
+
+    for name, first, then in (("fewer", 2, 1), ("more", 1, 2)):
+        with pytest.raises(KeyboardInterrupt):
+            _run(sets, trained, tmp_path / name, listener=stop, processes=first)
+        told: list[int] = []
+        _run(
+            sets,
+            trained,
+            tmp_path / name,
+            listener=lambda done, total, unit, told=told: told.append(done),
+            processes=then,
+        )
+        assert told[0] >= 10 and told[-1] == 28
+    for name in ("two", "fewer", "more"):
+        for file in ("documents.jsonl", "results.json"):
+            assert (tmp_path / name / file).read_bytes() == (tmp_path / "one" / file).read_bytes()
+
+
+def test_a_scoring_process_that_is_killed_is_told_in_one_line(trained: Path) -> None:
+    blocks = {number: [Asked("loglikelihood", ("Count to", f" {number}"))] for number in range(400)}
+    answers = answer_blocks(Examinee(trained, "fp32", 256, None), blocks, devices=["cpu", "cpu"])
+    before = {child.pid for child in multiprocessing.active_children()}
+    next(answers)
+    started = [child for child in multiprocessing.active_children() if child.pid not in before]
+    started[0].kill()
+    with pytest.raises(RuntimeError, match=r"one of 2 scoring processes was killed \(out of memory\?\)"):
+        list(answers)
+    started[1].join(timeout=30)
+    assert not any(child.is_alive() for child in started)
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert devices_of("cuda", None) == devices_of("cuda", 2) == ["cuda:0", "cuda:1"]
+    assert devices_of("cpu", 3) == ["cpu"] * 3 and devices_of("cpu", None) == ["cpu"]
+    with pytest.raises(UserError, match=r"leaderboard\.processes=4 needs as many GPUs, .* has 2"):
+        devices_of("cuda", 4)
+
+
+def test_the_number_of_processes_enters_no_key() -> None:
+    plain, shared = (
+        set(make_plan(["leaderboard=openllm_v1_quick", f"leaderboard.processes={number}"]).steps)
+        for number in ("null", 2)
+    )
+    assert plain == shared
 
 
 def test_answers_to_other_documents_are_not_taken_over(sets: Path, trained: Path, tmp_path: Path) -> None:

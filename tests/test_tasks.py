@@ -139,7 +139,7 @@ def test_missing_documents_are_a_hole_with_a_remedy_and_no_failure(tmp_path: Pat
     (folder / "truthfulqa_mc.jsonl").unlink()
     (folder / "mmlu_dev.jsonl").unlink()
     asked = [_asked("mmlu", 0), _asked("truthfulqa_mc2", 0), _asked("arc_challenge", 1)]
-    config = LeaderboardConfig("q", asked, TaskSource.folder, str(folder), 256, None, Precision.fp32)
+    config = LeaderboardConfig("q", asked, TaskSource.folder, str(folder), 256, None, Precision.fp32, None)
     found, holes = load_benchmarks(config)
     assert [benchmark.config.task for benchmark in found] == ["arc_challenge"]
     assert "no split 'validation' of truthfulqa/truthful_qa" in holes["truthfulqa_mc2"]
@@ -195,9 +195,9 @@ def test_a_mistyped_task_is_told_the_nearest_name() -> None:
 
 def test_a_task_twice_and_a_folder_that_is_not_looked_at_are_mistakes() -> None:
     with pytest.raises(UserError, match="each task once"):
-        LeaderboardConfig("q", [_asked("mmlu", 5)] * 2, TaskSource.auto, None, 9, None, Precision.auto)
+        LeaderboardConfig("q", [_asked("mmlu", 5)] * 2, TaskSource.auto, None, 9, None, Precision.auto, None)
     with pytest.raises(UserError, match=r"not looked at with leaderboard\.source=hub"):
-        LeaderboardConfig("q", [], TaskSource.hub, "somewhere", 9, None, Precision.auto)
+        LeaderboardConfig("q", [], TaskSource.hub, "somewhere", 9, None, Precision.auto, None)
 
 
 @needs_wheel

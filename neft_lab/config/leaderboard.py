@@ -40,9 +40,13 @@ class LeaderboardConfig:
     token_budget: int = key()
     max_length: int | None = key()
     precision: Precision = key()
+    processes: int | None = neutral()
+    """Processes that share the documents, each with the whole model; null: one for every GPU, one on a CPU."""
 
     def __post_init__(self) -> None:
         require(self.token_budget > 0, "leaderboard.token_budget", self.token_budget, "must be > 0")
+        require(self.processes is None or self.processes > 0, "leaderboard.processes", self.processes,
+                "must be > 0 or null")  # fmt: skip
         if self.source is TaskSource.folder:
             require(
                 bool(self.folder), "leaderboard.folder", self.folder, "must name a folder with source=folder"

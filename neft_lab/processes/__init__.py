@@ -5,7 +5,7 @@ really share the work, and gathers the weights; ``checkpoints`` finds what a tra
 """
 
 from neft_lab.processes.checkpoints import Resumable, find_resumable, read_counts
-from neft_lab.processes.launch import RankFailed, launch
+from neft_lab.processes.launch import RankFailed, end_with_parent, launch
 from neft_lab.processes.sharding import check_machine, check_sharing, gather_weights
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Resumable",
     "check_machine",
     "check_sharing",
+    "end_with_parent",
     "find_resumable",
     "gather_weights",
     "launch",

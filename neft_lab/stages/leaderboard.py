@@ -75,7 +75,8 @@ def _answer(
         )
         missing = {number: block for number, block in enumerate(asked) if number not in saved.finished}
         if missing:
-            for number, answers in answer_blocks(examinee, missing, devices=devices_of(inputs.device)):
+            devices = devices_of(inputs.device, config.processes)
+            for number, answers in answer_blocks(examinee, missing, devices=devices[: len(missing)]):
                 saved.append(number, answers)
                 progress.advance(len(blocks[number]))
         flat = (answer for number in range(len(blocks)) for answer in saved.finished[number])
