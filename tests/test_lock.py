@@ -212,6 +212,16 @@ def test_the_module_is_a_command(own: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_commands_of_the_guide_do_what_it_says(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = (PACKAGE_DIR.parent / "docs/reproducing.md").read_text(encoding="utf-8")
+    commands = [
+        line.split()[3:] for line in guide.splitlines() if line.startswith("python -m neft_lab.lock ")
+    ]
+    assert len(commands) == 4
+    monkeypatch.chdir(own.parents[2])
+    assert [main(arguments) for arguments in commands] == [0, 0, 0, 0]
+
+
 def test_a_sweep_with_holes_is_locked_with_their_reasons(tiny_llama: Path, tmp_path: Path) -> None:
     torn = tmp_path / "models" / "torn"
     shutil.copytree(tiny_llama, torn)
