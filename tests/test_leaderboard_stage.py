@@ -17,12 +17,12 @@ from lm_eval.tasks import TaskManager
 from neft_lab.config import LeaderboardConfig, Precision, TaskConfig, TaskSource, UserError
 from neft_lab.leaderboard import Asked, Examinee, answer_blocks, devices_of
 from neft_lab.models import load_trained
-from neft_lab.plan import make_plan
+from neft_lab.plan import expand, make_plan
 from neft_lab.progress import Progress
 from neft_lab.stages import Inputs, LeaderboardInputs
 from neft_lab.stages import leaderboard as stage
 from neft_lab.tasks.benchmarks import load_benchmark
-from tests.task_files import write_folder
+from tests.task_files import write_folder, write_rows
 
 TASKS = [
     TaskConfig("mmlu", 2, "acc", None, ["anatomy", "marketing"]),
@@ -240,6 +240,44 @@ def test_a_task_without_data_is_a_hole_and_the_rest_is_scored(
     assert "truthfulqa_mc2" not in metrics and "arc_challenge" in metrics
     holes = json.loads((tmp_path / "out" / "results.json").read_text())["holes"]
     assert list(holes) == ["truthfulqa_mc2"]
+
+
+def test_tasks_that_generate_or_take_whole_texts_are_scored_as_lm_eval_scores_them(
+    sets: Path, trained: Path, tmp_path: Path
+) -> None:
+    for split in ("train", "test"):
+        rows = [{"question": f"{split} {n}+1?", "answer": f"Count.\n#### {n + 1}"} for n in range(4)]
+        write_rows(sets / f"gsm8k_{split}.jsonl", rows)
+    write_rows(sets / "wikitext_test.jsonl", [{"page": " = Ants = \n They 're small . " * n} for n in (1, 9)])
+    tasks = [
+        TaskConfig("gsm8k", 2, "exact_match,strict-match", None, None),
+        TaskConfig("wikitext", 0, "word_perplexity", None, None),
+    ]
+    (tmp_path / "out").mkdir()
+    inputs = Inputs(device="cpu", train=trained)
+    metrics = stage.leaderboard(_config(sets, tasks), inputs, tmp_path / "out", Progress(tmp_path / "out"))
+    loaded = load_trained(trained, precision="fp32", device="cpu")
+    peer = HFLM(loaded.model, tokenizer=loaded.tokenizer, batch_size=1, softmax_dtype="float32")
+    for asked in tasks:
+        benchmark = load_benchmark(asked, source=TaskSource.folder, folder=str(sets))
+        tasks_of = [subtask.task for subtask in benchmark.subtasks]
+        manager = TaskManager(include_defaults=False)
+        results = simple_evaluate(model=peer, tasks=tasks_of, task_manager=manager, bootstrap_iters=0)
+        found = results["results"][asked.task]
+        expected = found.get(asked.metric, found.get(f"{asked.metric},none"))
+        scale = 100 if asked.task == "gsm8k" else 1
+        assert metrics[asked.task] == pytest.approx(scale * expected, rel=1e-5)
+    assert [row["task"] for row in _rows(tmp_path / "out")] == ["gsm8k"] * 4 + ["wikitext"] * 2
+
+
+def test_the_whole_suite_has_the_shots_and_metrics_of_the_leaderboard() -> None:
+    config = expand(["leaderboard=openllm_v1"])[0].config.leaderboard
+    assert {one.task: (one.shots, one.metric, one.limit, one.subsets) for one in config.tasks} == {
+        "arc_challenge": (25, "acc_norm", None, None),
+        "hellaswag": (10, "acc_norm", None, None),
+        "mmlu": (5, "acc", None, None),
+        "truthfulqa_mc2": (0, "acc", None, None),
+    }
 
 
 def test_several_devices_give_the_answers_of_one(trained: Path) -> None:

@@ -41,13 +41,17 @@ def test_real_prompts_get_the_answers_of_hflm(family: str) -> None:
 
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    seed=st.integers(0, 2**32), size=st.integers(1, 40), budget=st.integers(1, 400), window=st.integers(8, 60)
+    family=st.sampled_from(FAMILIES),
+    seed=st.integers(0, 2**32),
+    size=st.integers(1, 40),
+    budget=st.integers(1, 400),
+    window=st.integers(8, 60),
 )
 def test_any_tree_of_requests_gets_the_answers_of_hflm(
-    seed: int, size: int, budget: int, window: int
+    family: str, seed: int, size: int, budget: int, window: int
 ) -> None:
     draws = random.Random(seed)
-    model = make_model("llama")
+    model = make_model(family)
     ours, theirs = peers(model, token_budget=budget, max_length=window)
     asked = random_tree(draws, 12, size=size)  # few tokens: much is shared, and by chance too
     for strings, context, rest in draws.sample(asked, min(3, size)):
