@@ -65,6 +65,14 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Astray:
+    """How far answers in bfloat16 are from those in float32: root mean square, and documents with another choice."""
+
+    error: float
+    changed: int
+
+
+@dataclass(frozen=True)
 class Measured:
     """Both on one task. ``apart``: largest difference of log-likelihoods; ``agreeing``: same best choice, percent."""
 
@@ -76,6 +84,7 @@ class Measured:
     memory: tuple[int, int]
     apart: float
     agreeing: float
+    astray: tuple[Astray, Astray] | None
 
     @property
     def ratio(self) -> float:
@@ -178,8 +187,29 @@ def _measure(
     apart = max(abs(one - other) for (one, _), (other, _) in zip(*answers, strict=True))
     best = [[int(np.argmax(choices)) for choices in _by_document(one, sizes)] for one in answers]
     agreeing = 100 * float(np.mean([one == other for one, other in zip(*best, strict=True)]))
+    astray = None if options.precision == "fp32" else _compare_with_float32(answers, requests, sizes, options)
     return Measured(task, len(sizes), batch_size, (sum(map(len, distinct)), ours.tokens_computed),
-                    (seconds[0], seconds[1]), (memory[0], memory[1]), apart, agreeing)  # fmt: skip
+                    (seconds[0], seconds[1]), (memory[0], memory[1]), apart, agreeing, astray)  # fmt: skip
+
+
+def _compare_with_float32(
+    answers: Sequence[Answers], requests: list[TokenRequest], sizes: list[int], options: argparse.Namespace
+) -> tuple[Astray, Astray]:
+    """HFLM's answers and ours beside those of the same model in float32."""
+    loaded = _load_model(argparse.Namespace(**(vars(options) | {"precision": "fp32"})))
+    lm = HFLM(loaded.model, tokenizer=loaded.tokenizer, batch_size=1)
+    exact = lm._loglikelihood_tokens(requests, disable_tqdm=True)
+    theirs, ours = (_astray(one, exact, sizes) for one in answers)
+    return theirs, ours
+
+
+def _astray(found: Answers, exact: Answers, sizes: Sequence[int]) -> Astray:
+    errors = [one - other for (one, _), (other, _) in zip(found, exact, strict=True)]
+    chosen, right = (
+        [int(np.argmax(choices)) for choices in _by_document(one, sizes)] for one in (found, exact)
+    )
+    changed = sum(one != other for one, other in zip(chosen, right, strict=True))
+    return Astray(float(np.sqrt(np.mean(np.square(errors)))), changed)
 
 
 def _by_document(answers: Answers, sizes: Sequence[int]) -> Iterator[list[float]]:
@@ -232,7 +262,13 @@ def _print(one: Measured) -> None:
     seconds = " / ".join(f"{number:.1f}" for number in one.seconds)
     memory = " / ".join(f"{number / 1e6:.0f}" for number in one.memory)
     print(f"{one.task:15} {one.documents:5} {one.batch_size!s:>10} {tokens:>17} {seconds:>15} {one.ratio:6.2f} "
-          f"{memory:>19} {one.apart:12.1e} {one.agreeing:10.1f}%")  # fmt: skip
+          f"{memory:>19} {one.apart:12.1e} {one.agreeing:10.1f}%", flush=True)  # fmt: skip
+    if one.astray:
+        told = (
+            f"{who} {off.error:.3f} rms, {off.changed} choices"
+            for who, off in zip(("HFLM", "ours"), one.astray, strict=True)
+        )
+        print(f"{'':15} from float32: {'; '.join(told)}", flush=True)
 
 
 def _print_weighted(found: Sequence[Measured]) -> None:

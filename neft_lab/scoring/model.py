@@ -15,9 +15,10 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from tqdm import tqdm
 
 from neft_lab.scoring.check import TokenRequest, agrees, probe_requests, smallest_window
+from neft_lab.scoring.groups import Group, fill, halve, plan_groups
 from neft_lab.scoring.memory import scored_budget, token_budget_of
 from neft_lab.scoring.passes import Answers, Scorer
-from neft_lab.scoring.tree import Group, Request, fill, halve, plan_clusters, plan_groups
+from neft_lab.scoring.tree import Request, plan_clusters
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from neft_lab.scoring.tree import Group, Row, Scored
+from neft_lab.scoring.groups import Group
+from neft_lab.scoring.tree import Row, Scored
 
 LOGIT_ROWS = 128
 """Positions whose log-softmax is taken at once; keeps its float32 copy small."""
