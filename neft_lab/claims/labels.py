@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
 from typing import Any
 
 from neft_lab.claims.results import CONTROL, shown
@@ -80,12 +79,7 @@ def short_labels(points: Sequence[Mapping[str, Any]]) -> list[str]:
     return [short_label(point, axes) or "run" for point in points]
 
 
-def plain_value(text: str) -> str:
-    """An axis value as people read it: of a path, the file's name without its ending."""
-    return PurePath(text).stem if "/" in text else text
-
-
 def _value(name: str, value: Any) -> str:
     if isinstance(value, str):
-        return plain_value(value)
+        return value
     return f"{'α' if name == 'noise.alpha' else axis_title(name)} {shown(value)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from neft_lab.claims.comparisons import Arm
-from neft_lab.claims.labels import plain_value, title_of, varying_axes
+from neft_lab.claims.labels import title_of, varying_axes
 from neft_lab.claims.results import CellResult, shown
 from neft_lab.config import SweepConfig
 from neft_lab.tables.table import Table, rounded
@@ -30,10 +30,10 @@ def ablation_table(
     keys = [*rest, row_key] if row_key else []
     lines = list(dict.fromkeys(tuple(shown(arm.axes.get(name)) for name in keys) for arm in arms))
     header = [*(name.rsplit(".", 1)[-1] for name in keys),
-              *(" ".join(filter(None, (plain_value(column), title_of(name)))) for column in columns for name in values)]  # fmt: skip
+              *(" ".join(filter(None, (column, title_of(name)))) for column in columns for name in values)]  # fmt: skip
     rows, strong = [], set[tuple[int, int]]()
     for number, line in enumerate(lines):
-        row = list(map(plain_value, line))
+        row = list(line)
         for column in columns:
             place = _find(arms, dict(zip(keys, line, strict=True)), column_key, column)
             strong |= {
