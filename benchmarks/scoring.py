@@ -7,8 +7,8 @@
 
 HFLM runs with the batch size that is its fastest on the first documents, and on a GPU `auto` is tried as well (on a
 CPU lm-eval would look for it with five passes over 64 rows of the longest request, 12 GB of logits).
-Seconds are the smallest of the repeats, tokenisation not counted: on a GPU those of the clock, on a CPU those of the
-processor, which others on the machine do not lengthen as long as there is one thread. "Weighted" is the whole suite's ratio, each task
+Seconds are the smallest of the repeats, tokenisation not counted: those of the clock, but with one thread on a CPU (the
+default) those of the processor, which others on the machine lengthen less. `--threads 2` needs a quiet machine. "Weighted" is the whole suite's ratio, each task
 counting with HFLM's tokens for all its documents; HellaSwag is 69 % of them. MMLU is sampled by whole subjects,
 since its ratio grows with the questions that share a subject's shots.
 """
@@ -232,7 +232,8 @@ def _fastest_hflm(
 
 def _run(lm: HFLM, requests: list[TokenRequest], device: str) -> Run:
     peak = _start_peak(device)
-    clock = time.process_time if device == "cpu" else time.perf_counter
+    shared = device == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if shared else time.perf_counter
     started = clock()
     answers = lm._loglikelihood_tokens(requests, disable_tqdm=True)
     return Run(clock() - started, peak(), answers)
