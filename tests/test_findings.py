@@ -85,7 +85,11 @@ def test_win_rates_by_length_count_the_verdicts_of_each_band(found: Findings) ->
 
 def test_paths_are_named_by_their_file_and_nothing_is_bold_without_a_validated_judge(found: Findings) -> None:
     whole = found.tables[0]
-    assert whole.header[1:4] == ["short.json win rate %", "short.json output characters", "short.json repeated 2-grams %"]
+    assert whole.header[1:4] == [
+        "short.json win rate %",
+        "short.json output characters",
+        "short.json repeated 2-grams %",
+    ]
     assert not whole.strong
 
 
