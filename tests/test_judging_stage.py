@@ -309,3 +309,9 @@ def test_every_judge_of_conf_is_a_whole_configuration() -> None:
         text = path.read_text()
         missing = {name: value for name, value in required.items() if f"{name}: ???" in text}
         assert judge_config(path.stem, **missing).name == path.stem
+
+
+def test_a_login_in_the_address_of_a_judge_is_refused_and_not_repeated() -> None:
+    with pytest.raises(UserError, match=r"judge\.base_url must hold no login, .* OPENAI_API_KEY") as told:
+        judge_config("openai_compatible", base_url="http://me:secret@host/v1", served_model="m")
+    assert "secret" not in str(told.value)

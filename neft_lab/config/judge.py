@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from urllib.parse import urlsplit
 
 from neft_lab.config.model import ModelConfig
 from neft_lab.config.precision import Precision
@@ -96,6 +97,13 @@ class JudgeConfig:
                 "judge.base_url",
                 self.base_url,
                 "must be the service's address, up to /v1",
+            )
+            rule = "must hold no login, which records would keep: set OPENAI_API_KEY"
+            require(
+                "@" not in urlsplit(self.base_url or "").netloc,
+                "judge.base_url",
+                "an address with a login",
+                rule,
             )
             require(
                 bool(self.served_model),
