@@ -18,9 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from neft_lab.config import SILENT, NoiseConfig, NoiseKind, RegularizerConfig
-from neft_lab.interventions.hook import EmbeddingHook, MicroBatch
+from neft_lab.interventions.hook import MeasuredHook, MicroBatch
 from neft_lab.noise import Examples, sample_noise
-from neft_lab.noise.dose import Dose, DoseSums
 
 STREAM = "freelb"
 
@@ -47,7 +46,7 @@ def climb(
     return moved
 
 
-class FreeLB(EmbeddingHook):
+class FreeLB(MeasuredHook):
     """Runs every micro-batch K times, its embeddings moved up their gradient between the passes.
 
         with FreeLB(model, config.regularizer, seed=config.seed) as adversary:
@@ -69,7 +68,6 @@ class FreeLB(EmbeddingHook):
         self._config = config
         self._seed = seed
         self._perturbation: Tensor | None = None
-        self._sums = DoseSums()
 
     def passes(
         self, attention_mask: Tensor, example_ids: Sequence[int | str], **options: Any
@@ -96,19 +94,6 @@ class FreeLB(EmbeddingHook):
         moved = embeddings + self._perturbation.to(embeddings.dtype)
         self._sums.add(embeddings, moved, batch.examples)
         return moved
-
-    def dose(self) -> Dose:
-        """Return the size of the perturbations so far, over all passes and processes; a collective call."""
-        return self._sums.read(next(self.embedding.parameters()).device)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint must keep for ``check`` and ``dose`` to go on; one per process."""
-        return {**super().state_dict(), "sums": self._sums.tolist()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state_dict``."""
-        super().load_state_dict(state)
-        self._sums = DoseSums(torch.tensor(state["sums"], dtype=torch.float64))
 
     def _start(self, embeddings: Tensor, batch: MicroBatch) -> Tensor:
         # bfloat16 would lose small steps beside what is there already

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from neft_lab.noise import Examples, example_generators, locate_examples
+from neft_lab.noise.dose import Dose, DoseSums
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,30 @@ class EmbeddingHook(ABC):
         self._waiting = None
         self.fired += 1
         return changed
+
+
+class MeasuredHook(EmbeddingHook):
+    """A hook that adds something to the embeddings, and measures the dose of what it added."""
+
+    def __init__(self, model: nn.Module, *, active: bool, asked: str) -> None:
+        super().__init__(model, active=active, asked=asked)
+        self._sums = DoseSums()
+
+    def dose(self) -> Dose:
+        """Return the dose given so far, over all passes and processes.
+
+        Under torch.distributed this is a collective call: make it on every process.
+        """
+        return self._sums.read(next(self.embedding.parameters()).device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint must keep for ``check`` and ``dose`` to go on; one per process."""
+        return {**super().state_dict(), "sums": self._sums.tolist()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state_dict``. What is drawn needs no state."""
+        super().load_state_dict(state)
+        self._sums = DoseSums(torch.tensor(state["sums"], dtype=torch.float64))
 
 
 def _input_embedding(model: nn.Module) -> nn.Module:

@@ -1,6 +1,6 @@
 """Putting the noise into a model while it trains, and measuring the dose that it was given.
 
-Noise enters at the output of the input embedding (``embedding_hook`` says where that is in each family). Gemma
+Noise enters at the output of the input embedding (``hook`` says where that is in each family). Gemma
 scales its embeddings by sqrt(d) before: the noise at layer 0 has the same norm as elsewhere, so relative to the
 embeddings it is sqrt(d) times smaller.
 """
@@ -14,12 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from neft_lab.config import NoiseConfig
-from neft_lab.interventions.hook import EmbeddingHook, MicroBatch
+from neft_lab.interventions.hook import MeasuredHook, MicroBatch
 from neft_lab.noise import example_generators, sample_noise
-from neft_lab.noise.dose import Dose, DoseSums
 
 
-class EmbeddingNoise(EmbeddingHook):
+class EmbeddingNoise(MeasuredHook):
     """Adds noise to the input embeddings of a model that trains, once per armed micro-batch.
 
         with EmbeddingNoise(model, config.noise, seed=config.seed) as noise:
@@ -38,7 +37,6 @@ class EmbeddingNoise(EmbeddingHook):
         super().__init__(model, active=not config.silent, asked=f"noise.alpha is {config.alpha:g}")
         self._config = config
         self._seed = seed
-        self._sums = DoseSums()
 
     def arm(self, attention_mask: Tensor, example_ids: Sequence[int | str], **options: Any) -> None:
         """Say what the next training pass will see, as ``EmbeddingHook.arm``.
@@ -56,22 +54,6 @@ class EmbeddingNoise(EmbeddingHook):
         noisy = embeddings + self._noise(embeddings, batch)
         self._sums.add(embeddings, noisy, batch.examples)
         return noisy
-
-    def dose(self) -> Dose:
-        """Return the dose given so far, over all processes.
-
-        Under torch.distributed this is a collective call: make it on every process.
-        """
-        return self._sums.read(next(self.embedding.parameters()).device)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint must keep for ``check`` and ``dose`` to go on; one per process."""
-        return {**super().state_dict(), "sums": self._sums.tolist()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state_dict``. The noise itself needs no state."""
-        super().load_state_dict(state)
-        self._sums = DoseSums(torch.tensor(state["sums"], dtype=torch.float64))
 
     def _noise(self, embeddings: Tensor, batch: MicroBatch) -> Tensor:
         rows, ids = len(embeddings), batch.example_ids
