@@ -17,8 +17,8 @@ from transformers.cache_utils import DynamicLayer
 from neft_lab.scoring.groups import Group
 from neft_lab.scoring.tree import Row, Scored
 
-LOGIT_ROWS = 128
-"""Positions whose log-softmax is taken at once; keeps its float32 copy small."""
+CPU_LOGITS, GPU_LOGITS = 1 << 20, 1 << 23
+"""Logits whose log-softmax is taken at once. On a CPU their float32 copy stays in the cache, which halves the time."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +130,11 @@ class Scorer:
         self, logits: Tensor, pairs: np.ndarray, targets: np.ndarray, requests: np.ndarray
     ) -> Iterator[Part]:
         """logits: (n, vocabulary). ``pairs`` rises and says in which row each target is looked up."""
-        for first in range(0, len(logits), LOGIT_ROWS):
-            low, high = np.searchsorted(pairs, [first, first + LOGIT_ROWS])
-            logprobs = torch.log_softmax(logits[first : first + LOGIT_ROWS], dim=-1, dtype=self.softmax_dtype)
+        held = CPU_LOGITS if logits.device.type == "cpu" else GPU_LOGITS
+        step = max(1, held // logits.shape[-1])
+        for first in range(0, len(logits), step):
+            low, high = np.searchsorted(pairs, [first, first + step])
+            logprobs = torch.log_softmax(logits[first : first + step], dim=-1, dtype=self.softmax_dtype)
             rows = torch.from_numpy(pairs[low:high] - first).to(logits.device)
             wanted = torch.from_numpy(targets[low:high]).to(logits.device)
             greedy = logprobs.argmax(dim=-1)[rows] == wanted

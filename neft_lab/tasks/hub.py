@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neft_lab.hub import TIMEOUT
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 @lru_cache(maxsize=128)
 def read_hub(path: str, name: str | None) -> tuple[Mapping[str, Dataset], str | None]:
-    """All splits of a data set and the commit they are of (None: cached, of a commit that is not known).
+    """All splits of a data set and the commit they are of (None: the cache does not say).
 
     An unreachable hub is noticed once, within seconds. Raises NoDocuments where nothing is to be had.
     """
@@ -25,10 +27,18 @@ def read_hub(path: str, name: str | None) -> tuple[Mapping[str, Dataset], str | 
     revision = _newest_commit(path)
     try:
         with _offline(enforced=revision is None):
-            return dict(load_dataset(path, name, revision=revision)), revision
+            splits = dict(load_dataset(path, name, revision=revision))
+            return splits, revision or _cached_commit(splits)
     except (OSError, ValueError) as error:
         where = "the hub" if revision else "the hub does not answer, and its cache"
         raise NoDocuments(f"{where} gave nothing for {path}: {str(error).splitlines()[0]}") from None
+
+
+def _cached_commit(splits: Mapping[str, Dataset]) -> str | None:
+    """``datasets`` keeps what it prepared of a commit in a folder of that name."""
+    folders = {Path(file["filename"]).parent.name for one in splits.values() for file in one.cache_files}
+    commits = [name for name in folders if re.fullmatch("[0-9a-f]{40}", name)]
+    return commits[0] if len(commits) == 1 else None
 
 
 def _newest_commit(path: str) -> str | None:
