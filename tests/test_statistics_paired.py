@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from neft_lab.statistics import mcnemar_mid_p, paired_difference, preference_scores, sign_flip_p
+from neft_lab.statistics import (
+    Replication,
+    mcnemar_mid_p,
+    paired_difference,
+    preference_scores,
+    replication,
+    sign_flip_p,
+)
 from neft_lab.statistics.spread import Spread
 
 PUBLISHED = Path(__file__).parents[1].parent / "shared" / "data" / "alpaca_eval"
@@ -120,6 +127,14 @@ def test_equal_verdicts_do_not_pretend_to_certainty_but_equal_graded_scores_do()
     assert losses.p_value == 1 and losses.high == pytest.approx(100 * 2.04 * math.sqrt(2) / 32, abs=0.02)
     graded = paired_difference([0.3, 0.7, 0.2], [0.3, 0.7, 0.2])
     assert (graded.low, graded.high) == (0, 0)
+
+
+def test_means_of_equal_verdicts_over_data_sets_do_not_pretend_to_certainty_either() -> None:
+    """Items that three data sets have won twice: a third is no half, and yet nothing was seen to vary."""
+    scores = [2 / 3, 1 / 3, 1.0, 0.0] * 8
+    found = paired_difference(scores, scores, averaged=3)
+    assert found.high == pytest.approx(100 * 2.04 * math.sqrt(2) / 32, abs=0.02)
+    assert replication(found, published=5.0, margin=2.0) is Replication.INCONCLUSIVE
 
 
 def test_losses_are_compared_in_their_own_unit() -> None:

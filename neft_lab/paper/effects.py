@@ -86,7 +86,7 @@ def measure_effect(arms: Sequence[Arm], baselines: Sequence[Arm], metric: str) -
     first = left[seeds[0]]
     return paired_difference(
         scores[: len(seeds)], scores[len(seeds) :], clusters=find_clusters(labels, first), macro=first.macro,
-        test=first.test, scale=first.scale, resamples=1,  # the interval is asked for, not the p-value
+        test=first.test, scale=first.scale, averaged=len(arms), resamples=1,  # the interval is asked for, not the p-value
     )  # fmt: skip
 
 

@@ -57,6 +57,7 @@ def paired_difference(
     macro: bool = False,
     test: DeclaredTest = "sign_flip",
     scale: float = 100.0,
+    averaged: int = 1,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> PairedDifference:
@@ -67,7 +68,8 @@ def paired_difference(
     `clusters` and `macro` as in `accuracy`. `test` declares the test of a single seed by the kind of metric, not by
     the values seen: `sign_flip` (permutation; preferences, graded scores, anything in clusters) or `mcnemar` (mid-p;
     0/1). With several seeds the test takes both seeds and instructions as sampled, corrected for few seeds.
-    `scale=1` compares quantities of any range in their own unit: losses, lengths.
+    `scale=1` compares quantities of any range in their own unit: losses, lengths. `averaged`: each score is the mean
+    of so many (one per data set), so that means of verdicts are known as such.
     """
     read = as_scores if scale == 100 else as_rows
     left, right = read(a), read(b)
@@ -83,7 +85,8 @@ def paired_difference(
     differences = scale * (left - right)
     weights = weigh_items(groups, n, macro=macro)
     spread = measure_spread(differences, clusters=groups, weights=weights)
-    if scale == 100 and not (np.stack([left, right]) % 0.5).any():  # wins, draws and losses
+    halves = 2 * averaged * np.stack([left, right])
+    if scale == 100 and np.allclose(halves, halves.round(), rtol=0, atol=1e-9):  # wins, draws and losses
         spread = keep_width(spread, n)
     value = float((differences * weights).mean())
     name: TestName
