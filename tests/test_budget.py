@@ -152,6 +152,20 @@ def test_the_dry_run_says_what_each_number_rests_on(tmp_path: Path) -> None:
         assert part in told, told
 
 
+def test_the_time_of_a_judge_holds_its_calls(tmp_path: Path) -> None:
+    """Two cells with 32 pairs each at 3 seconds a call, as many at once as the judge allows; a second for each step."""
+    plan = make_plan([*PAPER, "noise.alpha=0,5", "judge=alpaca_eval_gpt4", "generation.limit=32"])
+    store = Store(tmp_path)
+    budget = estimate_budget(plan, read_status(plan, store), store)
+    (forecast,) = budget.judging.forecasts
+    seconds = sum(cost.seconds or 0 for cost in budget.costs["judge"])
+    assert forecast.calls >= 64
+    assert seconds == pytest.approx(2 + 3 * forecast.calls / plan.settings.judge.concurrency)
+    assert budget.wall == pytest.approx(
+        sum(cost.seconds or 0 for costs in budget.costs.values() for cost in costs)
+    )
+
+
 def test_what_cannot_be_estimated_is_told(tmp_path: Path) -> None:
     told = lines(make_plan(["model=hub", "model.hub_id=org/mine", *QUICK]), tmp_path)
     assert "not in these numbers: the size of model hub is not known" in told

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from neft_lab.budget.disk import Disk, measure_disk
@@ -90,12 +90,18 @@ def estimate_budget(plan: Plan, status: Status, store: Store) -> Budget:
             trainings.append((task, work))
     asked = sum(forecast.calls for forecast in judging.forecasts) * CALL_SECONDS / settings.judge.concurrency
     wall = wall_seconds(status.missing, seconds, settings.engine, asked)
+    if asked:
+        costs["judge"] = [_with_calls(cost, asked / len(costs["judge"])) for cost in costs["judge"]]
     return Budget(
         costs=costs, gpu=f"{settings.budget.gpu.name}, {gpu.words}", device=f"{device}, {here.words}",
         engine=settings.engine.kind.name, wall=wall,
         disk=measure_disk(trainings, at_once=running_at_once(settings.engine, len(trainings)), folder=store.root),
         judging=judging, sizes=estimator.sizes, unknown=estimator.unknown,
     )  # fmt: skip
+
+
+def _with_calls(cost: StepCost, asked: float) -> StepCost:
+    return replace(cost, seconds=None if cost.seconds is None else cost.seconds + asked)
 
 
 class _Estimator:
