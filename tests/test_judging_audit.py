@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from neft_lab.config import JudgeConfig
-from neft_lab.judging.asked import Judge, interleave, judge_over_http, load_judge
+from neft_lab.judging.agenda import interleave
+from neft_lab.judging.asked import judge_over_http
 from neft_lab.judging.audit import Repeat, audit_swaps, read_stored, validate, validation_metrics
 from neft_lab.judging.controls import prefer_longest, prefer_random
+from neft_lab.judging.judge import Judge, load_judge
 from neft_lab.judging.ledger import JudgementLedger
 from neft_lab.judging.pairs import Pair, Verdict
 from neft_lab.judging.questions import Judgement, make_request

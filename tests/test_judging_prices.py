@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from neft_lab.config import UserError
-from neft_lab.judging.asked import estimate, judge_over_http, load_judge, plan_questions
+from neft_lab.judging.agenda import estimate, plan_questions
+from neft_lab.judging.asked import judge_over_http
 from neft_lab.judging.client import JudgingStopped
 from neft_lab.judging.evaluators import load_evaluator
 from neft_lab.judging.forecast import JudgingBudget, forecast_judging
+from neft_lab.judging.judge import load_judge
 from neft_lab.judging.ledger import JudgementLedger
 from neft_lab.judging.pairs import Pair
 from neft_lab.judging.prices import Price, estimate_cost, find_price, price_table, upper_bound

@@ -11,8 +11,9 @@ from typing import Any, Protocol
 
 from neft_lab.config import GenerationConfig, GenerationSource, JudgeConfig, UserError, identity
 from neft_lab.datasets import load_instructions, read_rows
-from neft_lab.judging.asked import Judge, estimate, interleave, load_judge, plan_questions
+from neft_lab.judging.agenda import estimate, interleave, plan_questions
 from neft_lab.judging.audit import read_stored
+from neft_lab.judging.judge import Judge, load_judge
 from neft_lab.judging.ledger import FOLDER, JudgementLedger
 from neft_lab.judging.pairs import Pair
 from neft_lab.judging.pairs import read_rows as read_alpaca_rows

@@ -10,7 +10,6 @@ some milliseconds, in which other answers would lie read and not kept.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import math
 import os
@@ -28,38 +27,13 @@ from types import TracebackType
 from typing import Any
 
 from neft_lab.judging.foreign import query_foreign
+from neft_lab.judging.ledger_rows import INSERT, SCHEMA, TABLES, entry_of, row_of, select, text_digest
 from neft_lab.judging.questions import Entry, Judgement, Question
 
-SCHEMA = 1
 FOLDER = "judgements"
 """Name of the ledger's folder below the results folder."""
 FOREIGN_FRESH = 10.0
 """Seconds for which what other hosts have spent is taken as known."""
-
-_TABLES = """
-CREATE TABLE IF NOT EXISTS texts (digest TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS judgements (
-  id INTEGER PRIMARY KEY, key TEXT NOT NULL,
-  instruction TEXT NOT NULL, reference TEXT NOT NULL, output TEXT NOT NULL,
-  switched INTEGER NOT NULL, judge TEXT NOT NULL, prompt TEXT NOT NULL, decoding TEXT NOT NULL, draw INTEGER NOT NULL,
-  preference REAL, raw_completion TEXT, tokens_in INTEGER, tokens_out INTEGER, usd REAL,
-  model_version TEXT, answered_at TEXT NOT NULL, seconds REAL, origin TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS judgements_by_key ON judgements (key);
-CREATE INDEX IF NOT EXISTS judgements_by_judge ON judgements (judge, draw);
-CREATE TABLE IF NOT EXISTS failures (id INTEGER PRIMARY KEY, key TEXT NOT NULL, run TEXT NOT NULL, reason TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS failures_by_key ON failures (key);
-CREATE TABLE IF NOT EXISTS reservations (id INTEGER PRIMARY KEY, usd REAL NOT NULL, made_at TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS spent (usd REAL NOT NULL);
-INSERT INTO spent SELECT 0.0 WHERE NOT EXISTS (SELECT 1 FROM spent);
-"""
-_COLUMNS = (
-    "key, preference, raw_completion, tokens_in, tokens_out, usd, model_version, answered_at, seconds, origin, "
-    "switched, judge, draw"
-)
-_TEXTS = ", ".join(
-    f"(SELECT text FROM texts WHERE digest = judgements.{name})"
-    for name in ("instruction", "reference", "output")
-)
 
 
 class BudgetSpent(Exception):
@@ -83,7 +57,7 @@ class JudgementLedger:
         self._database.execute("PRAGMA synchronous = NORMAL")
         self._foreign_sums: dict[str, tuple[float, float]] = {}
         with self._transaction():
-            for statement in filter(str.strip, _TABLES.split(";")):
+            for statement in filter(str.strip, TABLES.split(";")):
                 self._database.execute(statement)
             self._database.execute(f"PRAGMA user_version = {SCHEMA}")
 
@@ -211,35 +185,22 @@ class JudgementLedger:
 
     def _insert(self, question: Question, judgement: Judgement) -> None:
         texts = (question.instruction, question.reference, question.output)
-        digests = [_digest(text) for text in texts]
+        digests = [text_digest(text) for text in texts]
         self._database.executemany(
             "INSERT OR IGNORE INTO texts VALUES (?, ?)", zip(digests, texts, strict=True)
         )
-        raw = None if judgement.raw_completion is None else json.dumps(judgement.raw_completion)
-        self._database.execute(
-            "INSERT INTO judgements (key, instruction, reference, output, switched, judge, prompt, decoding, draw, "
-            "preference, raw_completion, tokens_in, tokens_out, usd, model_version, answered_at, seconds, origin) "
-            f"VALUES ({', '.join('?' * 18)})",
-            (
-                question.key, *digests, question.switched, question.judge, question.prompt, question.decoding, question.draw,
-                judgement.preference, raw, judgement.tokens_in, judgement.tokens_out, judgement.usd,
-                judgement.model_version, judgement.answered_at or _now(), judgement.seconds, judgement.origin,
-            ),
-        )  # fmt: skip
+        self._database.execute(INSERT, row_of(question, judgement, digests, answered_at=_now()))
         if judgement.usd and judgement.origin == "asked":
             self._database.execute("UPDATE spent SET usd = usd + ?", (judgement.usd,))
 
     def _select(
         self, condition: str, values: tuple[Any, ...], everywhere: bool, *, texts: bool, last: str = ""
     ) -> list[Entry]:
-        columns = _TEXTS if texts else "'', '', ''"
-        query = (
-            f"SELECT {_COLUMNS}, {columns} FROM judgements WHERE {condition} ORDER BY answered_at, id {last}"
-        )
+        query = select(condition, texts=texts, last=last)
         rows = self._database.execute(query, values).fetchall()
         if everywhere:
             rows += [row for file in self._others() for row in query_foreign(file, query, values)]
-        entries = [_entry(row) for row in rows]
+        entries = [entry_of(row) for row in rows]
         return sorted(entries, key=lambda entry: entry.judgement.answered_at)
 
     def _others(self) -> list[Path]:
@@ -257,20 +218,6 @@ class JudgementLedger:
             if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_FULL:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.file)) from None
             raise
-
-
-def _entry(row: tuple[Any, ...]) -> Entry:
-    key, preference, raw, tokens_in, tokens_out, usd, version, answered_at, seconds, origin = row[:10]
-    completion = None if raw is None else json.loads(raw)
-    judgement = Judgement(
-        preference, completion, tokens_in, tokens_out, usd, version, answered_at, seconds, origin
-    )
-    switched, judge, draw, instruction, reference, output = row[10:]
-    return Entry(key, instruction, reference, output, bool(switched), judge, draw, judgement)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _now() -> str:

@@ -165,7 +165,8 @@ def _ask_local_model(cell: Cell) -> Judged:
 
 
 def _ask_service(cell: Cell) -> Judged:
-    from neft_lab.judging.asked import judge_over_http, load_judge
+    from neft_lab.judging.asked import judge_over_http
+    from neft_lab.judging.judge import load_judge
     from neft_lab.judging.ledger import JudgementLedger
 
     pairs = cell.match()
@@ -195,7 +196,8 @@ def judge_together(
     verdicts in the ledger. Returns for each why it cannot be finished now; None where it can be tried. Steps whose judge
     is not asked over HTTP are left alone.
     """
-    from neft_lab.judging.asked import fill_ledger, load_judge
+    from neft_lab.judging.asked import fill_ledger
+    from neft_lab.judging.judge import load_judge
     from neft_lab.judging.ledger import JudgementLedger
 
     progress = Progress(steps[0][2], listener=listener)
