@@ -11,7 +11,7 @@ from pathlib import Path
 
 from neft_lab.config import UserError
 from neft_lab.plan import Plan, make_plan
-from neft_lab.plan.compose import groups, options
+from neft_lab.plan.keys import groups, options
 from neft_lab.store import Store
 
 DONE, FAILED, MISTAKE, STOPPED = 0, 1, 2, 130

@@ -15,7 +15,7 @@ from neft_lab.paper import paper_table, read_numbers, set_beside, write_paper
 from neft_lab.paper.cells import EVALUATORS
 from neft_lab.paper.numbers import NO_RUN, baseline_of, numbers_of
 from neft_lab.plan import make_plan
-from neft_lab.plan.compose import options
+from neft_lab.plan.keys import options
 from tests.paper_cases import cells_of, described, find, judged, plan_of
 
 SWEEPS = [name.removeprefix("paper_") for name in options("sweep") if name.startswith("paper_")]

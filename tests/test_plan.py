@@ -12,7 +12,7 @@ import pytest
 
 from neft_lab.config import UserError
 from neft_lab.plan import expand, make_plan, steps
-from neft_lab.plan.compose import groups, options
+from neft_lab.plan.keys import groups, options
 
 QUICK = ["judge=longest", "leaderboard=none", "tracker=none"]
 
@@ -207,7 +207,8 @@ def test_every_option_of_every_group_composes() -> None:
 
 
 def compose_one(group: str, option: str, extra: str | None) -> None:
-    from neft_lab.plan.compose import Parts, compose_config, hydra_session
+    from neft_lab.plan.compose import compose_config, hydra_session
+    from neft_lab.plan.parts import Parts
 
     more = {"judge": {"alpaca_eval": ["judge.evaluator=alpaca_eval_gpt4"], "file": ["judge.annotations=x"], "openai_compatible": ["judge.base_url=http://127.0.0.1/v1", "judge.served_model=m"]},
             "generation": {"file": ["generation.outputs=x"]}}  # fmt: skip

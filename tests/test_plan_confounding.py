@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from neft_lab.plan import make_plan
-from neft_lab.plan.compose import options
 from neft_lab.plan.confounding import find_confounding
+from neft_lab.plan.keys import options
 from tests.processes import finish
 
 QUICK = ["judge=longest", "leaderboard=none", "tracker=none", "analysis=none"]

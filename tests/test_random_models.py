@@ -17,7 +17,7 @@ from neft_lab.config import ARCHITECTURES, ModelConfig, ModelSource, UserError
 from neft_lab.models import source_folder
 from neft_lab.paths import CONF_DIR
 from neft_lab.plan import expand
-from neft_lab.plan.compose import options
+from neft_lab.plan.keys import options
 from neft_lab.random_models import KNOWN, describe_random_model, write_random_model
 from neft_lab.sources import Source, model_source
 

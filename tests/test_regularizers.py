@@ -188,7 +188,7 @@ def test_a_value_that_means_nothing_is_told(parts: dict[str, float], message: st
 def test_every_option_changes_what_its_name_says() -> None:
     from neft_lab.config import plain
     from neft_lab.plan import expand
-    from neft_lab.plan.compose import options
+    from neft_lab.plan.keys import options
 
     changed = {}
     for option in options("regularizer"):

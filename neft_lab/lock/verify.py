@@ -18,7 +18,8 @@ from neft_lab.execute import Status
 from neft_lab.lock.content import LOCK, PARTS, SCHEMA
 from neft_lab.lock.files import digest_of
 from neft_lab.plan import Cell, Plan, Step
-from neft_lab.plan.compose import Parts, compose_config, hydra_session
+from neft_lab.plan.compose import compose_config, hydra_session
+from neft_lab.plan.parts import Parts
 from neft_lab.store import Store, read_json
 
 MOST = 8

@@ -8,19 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from neft_lab.config import RunConfig, SweepConfig, UserError, identity, plain
-from neft_lab.plan.compose import (
-    Parts,
-    Request,
-    compose_config,
-    groups,
-    has_interpolation,
-    hydra_session,
-    override_text,
-    read_request,
-    sweep_of,
-)
+from neft_lab.plan.compose import compose_config, hydra_session
 from neft_lab.plan.grid import Point, points, signature
+from neft_lab.plan.keys import groups
+from neft_lab.plan.parts import Parts, has_interpolation, sweep_of
 from neft_lab.plan.published import with_published
+from neft_lab.plan.request import Request, override_text, read_request
 from neft_lab.plan.scale import scaled, scaled_name
 from neft_lab.plan.template import with_trained_template
 from neft_lab.plan.tries import validation_splits

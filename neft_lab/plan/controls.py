@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from neft_lab.config import ControlConfig, SweepConfig, UserError, nearest
-from neft_lab.plan.compose import check_key, check_option, groups
+from neft_lab.plan.keys import check_key, check_option, groups
 
 EXPECTED = ("same", "higher", "lower")
 SEED = "seed"

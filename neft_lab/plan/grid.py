@@ -9,8 +9,8 @@ from itertools import product
 from typing import Any
 
 from neft_lab.config import SweepConfig, UserError, nearest
-from neft_lab.plan.compose import check_key, check_option, groups
 from neft_lab.plan.controls import check_controls, control_pairs
+from neft_lab.plan.keys import check_key, check_option, groups
 from neft_lab.plan.tries import check_select, select_points
 
 
