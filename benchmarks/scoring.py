@@ -5,8 +5,9 @@
     python benchmarks/scoring.py --vocabulary 2048        a random model of the same shape with a small vocabulary
     python benchmarks/scoring.py --model DIR --device cuda --precision bf16
 
-HFLM runs with the batch size that is its fastest on the first documents, and on a GPU `auto` is tried as well (on a
-CPU lm-eval would look for it with five passes over 64 rows of the longest request, 12 GB of logits).
+HFLM runs with the batch size that is its fastest on the first documents, and on a GPU `auto` is tried as well. On a CPU
+`auto` means 64, after five passes over 64 rows of the longest request, or as many as memory holds: sizes up to 64 are
+tried instead, as far as 4 GB hold their logits.
 Seconds are the smallest of the repeats, tokenisation not counted: those of the clock, but with one thread on a CPU (the
 default) those of the processor, which others on the machine lengthen less. `--threads 2` needs a quiet machine. "Weighted" is the whole suite's ratio, each task
 counting with HFLM's tokens for all its documents; HellaSwag is 69 % of them. MMLU is sampled by whole subjects,
@@ -51,6 +52,9 @@ SUITE = {"mmlu": 11.275e6, "arc_challenge": 5.142e6, "hellaswag": 38.82e6, "trut
 SHOTS = {"mmlu": 5, "arc_challenge": 25, "hellaswag": 10, "truthfulqa_mc2": 0}
 DOCUMENTS = {"mmlu": 100, "arc_challenge": 6, "hellaswag": 8, "truthfulqa_mc2": 60}
 """Documents per task (MMLU: per subject) where nothing else is asked for."""
+
+HELD_LOGITS = 4e9
+"""Bytes of logits with which a batch size is still tried on a CPU."""
 
 Answers = list[tuple[float, bool]]
 
@@ -221,13 +225,24 @@ def _by_document(answers: Answers, sizes: Sequence[int]) -> Iterator[list[float]
 def _fastest_hflm(
     few: list[TokenRequest], options: argparse.Namespace, loaded: LoadedModel
 ) -> tuple[int | str, HFLM]:
-    sizes: list[int | str] = [1, 2, 4, 8] if options.device == "cpu" else [4, 16, 64, "auto"]
+    sizes: list[int | str] = _sizes_on_cpu(few, loaded) if options.device == "cpu" else [4, 16, 64, "auto"]
     times = {}
     for size in sizes:
         lm = HFLM(loaded.model, tokenizer=loaded.tokenizer, batch_size=size, softmax_dtype="float32")
         times[size] = _run(lm, few, options.device).seconds
     best = min(times, key=lambda size: times[size])
     return best, HFLM(loaded.model, tokenizer=loaded.tokenizer, batch_size=best, softmax_dtype="float32")
+
+
+def _sizes_on_cpu(few: list[TokenRequest], loaded: LoadedModel) -> list[int | str]:
+    """Up to lm-eval's largest, which is what `auto` takes on a CPU; as far as requests and HELD_LOGITS go."""
+    longest = max(len(context) + len(rest) for _, context, rest in few)
+    row = 2 * 4 * longest * loaded.model.config.vocab_size  # logits and their log-softmax
+    return [
+        size
+        for size in (1, 2, 4, 8, 16, 32, 64)
+        if size == 1 or (size * row <= HELD_LOGITS and size <= len(few))
+    ]
 
 
 def _run(lm: HFLM, requests: list[TokenRequest], device: str) -> Run:
