@@ -1,7 +1,10 @@
-"""How many tokens one pass may hold, from the size of the model and of its device."""
+"""How many tokens one pass may hold, from the size of the model and of its device; and what passes leave behind."""
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -39,3 +42,24 @@ def scored_budget(model: Any, device: torch.device) -> int:
     """Positions of one pass whose logits are held: 256 MiB of float32 on a CPU, 1 GiB elsewhere."""
     held = 1 << 28 if device.type == "cpu" else 1 << 30
     return max(1, int(held // (4 * model.config.get_text_config().vocab_size)))
+
+
+def release_freed(device: torch.device) -> None:
+    """Give memory that a pass on a CPU has freed back to the system.
+
+    glibc keeps gaps between the aligned blocks of tensors that the next pass, a little smaller, does not fill: without
+    this hundreds of passes grow by gigabytes. On a GPU torch's own allocator keeps order.
+    """
+    trim = _malloc_trim() if device.type == "cpu" else None
+    if trim is not None:
+        trim(0)
+
+
+@lru_cache(maxsize=1)
+def _malloc_trim() -> Callable[[int], int] | None:
+    """None where the C library is not glibc."""
+    try:
+        found: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None
+    return found

@@ -15,6 +15,7 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from neft_lab.scoring.groups import Group
+from neft_lab.scoring.memory import release_freed
 from neft_lab.scoring.tree import Row, Scored
 
 CPU_LOGITS, GPU_LOGITS = 1 << 20, 1 << 23
@@ -112,7 +113,13 @@ class Scorer:
         return "position_ids" in inspect.signature(bare.forward).parameters
 
     def _forward(self, scored: Sequence[Scored], **options: Any) -> list[Part]:
-        """One pass over (b, t) tokens; only the scored positions go through the output head."""
+        """One pass over (b, t) tokens, which leaves no memory behind."""
+        parts = self._pass(scored, **options)
+        release_freed(self.device)
+        return parts
+
+    def _pass(self, scored: Sequence[Scored], **options: Any) -> list[Part]:
+        """Only the scored positions go through the output head."""
         width = options["input_ids"].shape[1]
         places = np.concatenate([row * width + one.positions for row, one in enumerate(scored)])
         flat, pairs = np.unique(places, return_inverse=True)
